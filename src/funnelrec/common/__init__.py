@@ -1,0 +1,1 @@
+"""What every floor may use: typed errors, configuration, atomic files, seeded randomness."""

@@ -1,0 +1,453 @@
+"""The data set every model trains on: identifiers, one matrix per behavior, held-out pairs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from funnelrec.common.errors import DataError, suggestion
+from funnelrec.common.files import atomic_folder, read_json, write_json
+from funnelrec.data.interactions import Interactions, LongArray
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+
+AuxiliaryPolicy = Literal["keep", "before", "drop_pair"]
+SplitKind = Literal["leave-one-out", "time", "given"]
+
+
+class IdMap:
+    """External identifiers (integers or strings) of dense numbers 0, 1, 2, ...
+
+    Examples
+    --------
+    >>> ids = IdMap(pl.Series(["ann", "bob"]))
+    >>> ids.encode(["bob", "eve"]).tolist(), ids.decode([0]).to_list()
+    ([1, -1], ['ann'])
+    """
+
+    def __init__(self, values: pl.Series) -> None:
+        if values.null_count():
+            raise DataError("identifiers must not be null.")
+        if values.n_unique() != len(values):
+            raise DataError("identifiers must be distinct.")
+        if not (values.dtype.is_integer() or values.dtype == pl.String):
+            raise DataError(f"identifiers must be integers or strings, got {values.dtype}.")
+        self.values = values.cast(pl.Int64) if values.dtype.is_integer() else values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def encode(self, ids: Iterable[Any] | pl.Series) -> LongArray:
+        """Return the dense number of each identifier, -1 where it is unknown."""
+        given = ids if isinstance(ids, pl.Series) else pl.Series(list(ids))
+        if given.dtype != self.values.dtype:
+            # An identifier of the wrong type (a shell hands over text) is unknown unless it reads
+            # as one of ours.
+            given = given.cast(self.values.dtype, strict=False)
+        table = pl.DataFrame({"id": self.values}).with_row_index("number")
+        found = pl.DataFrame({"id": given}).join(table, on="id", how="left", maintain_order="left")
+        return found["number"].cast(pl.Int64).fill_null(-1).to_numpy()
+
+    def decode(self, numbers: npt.ArrayLike) -> pl.Series:
+        """Return the identifiers of dense numbers."""
+        return self.values.gather(np.asarray(numbers, dtype=np.int64))
+
+
+class SplitRecord(BaseModel):
+    """How the held-out pairs were chosen; part of the protocol of every result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: SplitKind
+    order: Literal["time", "random", "given"] = Field(
+        description="What decided which purchase is held out."
+    )
+    auxiliary: AuxiliaryPolicy = Field(
+        description="What happened to auxiliary events of held-out pairs."
+    )
+    seed: int | None = Field(None, description="Seed where chance decided, else null.")
+    parameters: Mapping[str, str | int | float | bool | None] = Field(default_factory=dict)
+    refitted: bool = Field(False, description="Validation pairs were added to training.")
+
+
+class Manifest(BaseModel):
+    """What a stored data set is: read before anything else of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    name: str = "events"
+    source: str = ""
+    split: SplitRecord
+    timestamp_unit: Literal["none", "as-given", "us"] = "none"
+    filters: tuple[str, ...] = ()
+    notes: tuple[str, ...] = Field((), description="What preparing reported, in order.")
+    versions: Mapping[str, str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What a model may see: training interactions and validation pairs, no test pair.
+
+    Parameters
+    ----------
+    behaviors
+        Names, ordered weak to strong.
+    target
+        The behavior to predict, one of ``behaviors``.
+    interactions
+        Training pairs per behavior, in the order of ``behaviors``.
+    validation
+        Target pairs held out for model selection; may be empty.
+    user_ids, item_ids
+        External identifiers; models never read them.
+    recent
+        Auxiliary interactions that happened after the validation purchase: released to
+        training only by :meth:`with_validation`.
+    """
+
+    behaviors: tuple[str, ...]
+    target: str
+    interactions: Mapping[str, Interactions]
+    validation: Interactions
+    user_ids: IdMap
+    item_ids: IdMap
+    recent: Mapping[str, Interactions] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.target not in self.behaviors:
+            raise DataError(
+                f"target behavior {self.target!r} is not among the behaviors: "
+                f"{suggestion(self.target, self.behaviors)}"
+            )
+        if set(self.interactions) != set(self.behaviors):
+            raise DataError(
+                f"interactions must hold exactly the behaviors {list(self.behaviors)}, "
+                f"got {list(self.interactions)}."
+            )
+        for part in (*self.interactions.values(), self.validation, *self.recent.values()):
+            if part.shape != self.shape:
+                raise DataError(f"every matrix must have shape {self.shape}, got {part.shape}.")
+        ordered = {name: self.interactions[name] for name in self.behaviors}
+        object.__setattr__(self, "interactions", MappingProxyType(ordered))
+        object.__setattr__(self, "recent", MappingProxyType(dict(self.recent)))
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return len(self.item_ids)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n_users, n_items)``."""
+        return (self.n_users, self.n_items)
+
+    @property
+    def auxiliary(self) -> tuple[str, ...]:
+        """The behaviors other than the target, weak to strong."""
+        return tuple(name for name in self.behaviors if name != self.target)
+
+    @property
+    def has_timestamps(self) -> bool:
+        """Whether every behavior is dated."""
+        return all(part.first is not None for part in self.interactions.values())
+
+    @property
+    def purchases(self) -> Interactions:
+        """Training pairs of the target behavior."""
+        return self.interactions[self.target]
+
+    @cached_property
+    def touched(self) -> Interactions:
+        """Pairs with at least one auxiliary behavior in the training log."""
+        return self._union(self.auxiliary)
+
+    @cached_property
+    def seen(self) -> Interactions:
+        """Pairs with any behavior in the training log."""
+        return self._union(self.behaviors)
+
+    def _union(self, names: Sequence[str]) -> Interactions:
+        if not names:
+            return Interactions.empty(self.n_users, self.n_items)
+        first, *rest = (self.interactions[name] for name in names)
+        return first.merged(*rest)
+
+    def with_validation(self) -> TrainingData:
+        """Return the data for refitting: validation pairs become training purchases.
+
+        Auxiliary interactions between the validation and the test purchase come with them.
+        """
+        interactions = dict(self.interactions)
+        interactions[self.target] = self.purchases.merged(self.validation)
+        for name, later in self.recent.items():
+            interactions[name] = interactions[name].merged(later)
+        return replace(
+            self,
+            interactions=interactions,
+            validation=Interactions.empty(self.n_users, self.n_items),
+            recent={},
+        )
+
+    def without(self, *behaviors: str) -> TrainingData:
+        """Return the data with some auxiliary behaviors removed.
+
+        Raises
+        ------
+        DataError
+            If a name is unknown or is the target.
+        """
+        for name in behaviors:
+            if name not in self.behaviors:
+                raise DataError(f"unknown behavior {name!r}: {suggestion(name, self.behaviors)}")
+            if name == self.target:
+                raise DataError(f"the target behavior {name!r} cannot be left out.")
+        kept = tuple(name for name in self.behaviors if name not in behaviors)
+        return replace(
+            self,
+            behaviors=kept,
+            interactions={name: self.interactions[name] for name in kept},
+            recent={name: part for name, part in self.recent.items() if name in kept},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A prepared event log: what models may see, and the test pairs they may not.
+
+    Training code is handed :attr:`training`, which has no way back to :attr:`test`.
+
+    Parameters
+    ----------
+    training
+        Everything a model may see.
+    test
+        Target pairs held out for the final evaluation.
+    manifest
+        Where the data come from and how they were split.
+    """
+
+    training: TrainingData
+    test: Interactions
+    manifest: Manifest
+
+    def __post_init__(self) -> None:
+        if self.test.shape != self.training.shape:
+            raise DataError(f"test must have shape {self.training.shape}, got {self.test.shape}.")
+
+    @property
+    def behaviors(self) -> tuple[str, ...]:
+        """Behavior names, weak to strong."""
+        return self.training.behaviors
+
+    @property
+    def target(self) -> str:
+        """The behavior to predict."""
+        return self.training.target
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return self.training.n_users
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return self.training.n_items
+
+    def held_out(self, split: Literal["test", "validation"]) -> Interactions:
+        """Return the pairs of one split."""
+        return self.test if split == "test" else self.training.validation
+
+    def with_validation_in_training(self) -> Dataset:
+        """Return the data set for refitting; the manifest says so."""
+        record = self.manifest.split.model_copy(update={"refitted": True})
+        return Dataset(
+            training=self.training.with_validation(),
+            test=self.test,
+            manifest=self.manifest.model_copy(update={"split": record}),
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over behaviors, identifiers and every pair, count and date of every split.
+
+        Independent of the order of rows in the log; two data sets with one fingerprint give one
+        result.
+        """
+        digest = hashlib.sha256()
+        training = self.training
+        digest.update(repr((training.behaviors, training.target, training.shape)).encode())
+        for ids in (training.user_ids, training.item_ids):
+            if ids.values.dtype == pl.String:
+                # Lengths first, so that no two lists of words give the same bytes.
+                digest.update(ids.values.str.len_bytes().to_numpy().tobytes())
+                digest.update("".join(ids.values.to_list()).encode())
+            else:
+                digest.update(ids.values.to_numpy().tobytes())
+        parts = [
+            *training.interactions.values(),
+            training.validation,
+            self.test,
+            *(training.recent[name] for name in sorted(training.recent)),
+        ]
+        for part in parts:
+            for array in (part.indptr, part.indices, part.counts, part.first, part.last):
+                digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+                digest.update(b"|")
+        return digest.hexdigest()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the data set as a folder, atomically, and return the path.
+
+        The folder holds ``manifest.json``, ``users.parquet``, ``items.parquet`` and one
+        safetensors file per matrix. An older data set at ``path`` is replaced; a folder with
+        other content is refused.
+        """
+        # safetensors.numpy imports without torch; kept local because only saving needs it.
+        from safetensors.numpy import save_file
+
+        path = Path(path)
+        training = self.training
+        with atomic_folder(path, marker=MANIFEST) as folder:
+            training.user_ids.values.alias("user_id").to_frame().write_parquet(
+                folder / "users.parquet"
+            )
+            training.item_ids.values.alias("item_id").to_frame().write_parquet(
+                folder / "items.parquet"
+            )
+            for stem, part in self._parts().items():
+                arrays: dict[str, npt.NDArray[Any]] = {
+                    "indptr": part.indptr,
+                    "indices": part.indices,
+                    "counts": part.counts,
+                }
+                if part.first is not None and part.last is not None:
+                    arrays |= {"first": part.first, "last": part.last}
+                save_file(
+                    {name: np.ascontiguousarray(a) for name, a in arrays.items()},
+                    folder / f"{stem}.safetensors",
+                )
+            write_json(
+                folder / MANIFEST,
+                {
+                    **self.manifest.model_dump(mode="json"),
+                    "behaviors": list(training.behaviors),
+                    "target": training.target,
+                    "users": training.n_users,
+                    "items": training.n_items,
+                    "rows": {stem: part.nnz for stem, part in self._parts().items()},
+                    "fingerprint": self.fingerprint,
+                },
+            )
+        return path
+
+    def _parts(self) -> dict[str, Interactions]:
+        # Numbered, because a behavior's name need not be a file name.
+        training = self.training
+        parts = {
+            f"behavior-{place}": training.interactions[name]
+            for place, name in enumerate(training.behaviors)
+        }
+        parts |= {
+            f"recent-{place}": training.recent[name]
+            for place, name in enumerate(training.behaviors)
+            if name in training.recent
+        }
+        return {**parts, "validation": training.validation, "test": self.test}
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Return the data set stored at ``path``; nothing in it is executed.
+
+        Raises
+        ------
+        DataError
+            If the folder is no data set, is damaged (the fingerprint differs), or was written
+            by a newer funnelrec.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        path = Path(path)
+        if not (path / MANIFEST).is_file():
+            raise DataError(
+                f"{path} is no prepared data set (no {MANIFEST} in it); "
+                "make one with: funnelrec prepare EVENTS --out DATASET"
+            )
+        stored = read_json(path / MANIFEST)
+        if not isinstance(stored, dict) or not isinstance(stored.get("schema_version"), int):
+            raise DataError(f"{path / MANIFEST} is not the manifest of a data set.")
+        if stored["schema_version"] > SCHEMA_VERSION:
+            raise DataError(
+                f"{path} was written with schema {stored['schema_version']}, this funnelrec reads "
+                f"up to {SCHEMA_VERSION}; upgrade funnelrec."
+            )
+        try:
+            behaviors = tuple(str(name) for name in stored.pop("behaviors"))
+            target = str(stored.pop("target"))
+            shape = (int(stored.pop("users")), int(stored.pop("items")))
+            stems = list(stored.pop("rows"))
+            fingerprint = str(stored.pop("fingerprint"))
+            manifest = Manifest.model_validate(stored)
+            parts = {}
+            for stem in stems:
+                arrays = load_file(path / f"{stem}.safetensors")
+                parts[stem] = Interactions(
+                    n_users=shape[0],
+                    n_items=shape[1],
+                    indptr=arrays["indptr"],
+                    indices=arrays["indices"],
+                    counts=arrays["counts"],
+                    first=arrays.get("first"),
+                    last=arrays.get("last"),
+                )
+            dataset = cls(
+                training=TrainingData(
+                    behaviors=behaviors,
+                    target=target,
+                    interactions={
+                        name: parts[f"behavior-{place}"] for place, name in enumerate(behaviors)
+                    },
+                    validation=parts["validation"],
+                    user_ids=IdMap(pl.read_parquet(path / "users.parquet")["user_id"]),
+                    item_ids=IdMap(pl.read_parquet(path / "items.parquet")["item_id"]),
+                    recent={
+                        name: parts[f"recent-{place}"]
+                        for place, name in enumerate(behaviors)
+                        if f"recent-{place}" in parts
+                    },
+                ),
+                test=parts["test"],
+                manifest=manifest,
+            )
+        except (
+            KeyError,
+            ValidationError,
+            SafetensorError,
+            OSError,
+            pl.exceptions.PolarsError,
+        ) as e:
+            raise DataError(f"the data set {path} is damaged: {e}. Prepare it again.") from e
+        if dataset.fingerprint != fingerprint:
+            raise DataError(
+                f"the data set {path} is damaged: its content does not match the fingerprint in "
+                f"{MANIFEST}. Prepare it again."
+            )
+        return dataset

@@ -1,0 +1,221 @@
+"""One behavior as a user x item matrix in compressed rows, with counts and dates beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from funnelrec.common.errors import DataError
+
+IntArray = npt.NDArray[np.int32]
+LongArray = npt.NDArray[np.int64]
+
+_INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Distinct (user, item) pairs of one behavior, sorted by user and then by item.
+
+    All arrays are read-only. Users and items are dense numbers from 0.
+
+    Parameters
+    ----------
+    n_users, n_items
+        The shape of the matrix.
+    indptr
+        int32, shape ``(n_users + 1,)``: row ``u`` holds ``indices[indptr[u]:indptr[u + 1]]``.
+    indices
+        int32, shape ``(nnz,)``: item numbers, ascending within a row, none twice.
+    counts
+        int32, shape ``(nnz,)``: events behind each pair (at least 1).
+    first, last
+        int64, shape ``(nnz,)``: earliest and latest timestamp of each pair, or None if undated.
+
+    Examples
+    --------
+    >>> clicks = Interactions.from_pairs([1, 0, 1, 1], [2, 0, 0, 2], n_users=2, n_items=3)
+    >>> clicks.nnz, clicks.indices.tolist(), clicks.counts.tolist()
+    (3, [0, 0, 2], [1, 1, 2])
+    """
+
+    n_users: int
+    n_items: int
+    indptr: IntArray
+    indices: IntArray
+    counts: IntArray
+    first: LongArray | None = None
+    last: LongArray | None = None
+
+    def __post_init__(self) -> None:
+        for array in (self.indptr, self.indices, self.counts, self.first, self.last):
+            if array is not None:
+                array.setflags(write=False)
+
+    @classmethod
+    def from_pairs(
+        cls,
+        users: npt.ArrayLike,
+        items: npt.ArrayLike,
+        *,
+        n_users: int,
+        n_items: int,
+        counts: npt.ArrayLike | None = None,
+        first: npt.ArrayLike | None = None,
+        last: npt.ArrayLike | None = None,
+    ) -> Self:
+        """Return the matrix of these pairs; repeated pairs are merged.
+
+        Parameters
+        ----------
+        users, items
+            Dense numbers, shape ``(n,)``, in any order.
+        counts, first, last
+            Per pair, shape ``(n,)``; counts default to 1. Merging adds counts and keeps the
+            earliest ``first`` and the latest ``last``. ``last`` defaults to ``first``.
+
+        Raises
+        ------
+        DataError
+            If a number lies outside the shape, or more than 2**31 - 1 pairs remain.
+        """
+        users = np.asarray(users, dtype=np.int64).ravel()
+        items = np.asarray(items, dtype=np.int64).ravel()
+        if users.shape != items.shape:
+            raise DataError(f"users and items must pair up, got {users.size} and {items.size}.")
+        for name, values, bound in (("user", users, n_users), ("item", items, n_items)):
+            if values.size and (values.min() < 0 or values.max() >= bound):
+                raise DataError(
+                    f"{name} numbers must lie in 0..{bound - 1}, got "
+                    f"{values.min()}..{values.max()}."
+                )
+        keys = users * n_items + items
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if keys.size else keys
+        if starts.size > _INT32_MAX:
+            raise DataError(f"one behavior may hold {_INT32_MAX} pairs, got {starts.size}.")
+        weights = (
+            np.ones(keys.size, np.int64)
+            if counts is None
+            else np.asarray(counts, dtype=np.int64)[order]
+        )
+        lo = None if first is None else np.asarray(first, dtype=np.int64)[order]
+        hi = lo if last is None else np.asarray(last, dtype=np.int64)[order]
+        unique = keys[starts]
+        row_sizes = np.bincount(unique // max(n_items, 1), minlength=n_users)
+        return cls(
+            n_users=n_users,
+            n_items=n_items,
+            indptr=np.concatenate([[0], np.cumsum(row_sizes)]).astype(np.int32),
+            indices=(unique % max(n_items, 1)).astype(np.int32),
+            counts=_reduce(np.add, weights, starts).astype(np.int32),
+            first=None if lo is None else _reduce(np.minimum, lo, starts),
+            last=None if hi is None else _reduce(np.maximum, hi, starts),
+        )
+
+    @classmethod
+    def empty(cls, n_users: int, n_items: int, *, dated: bool = False) -> Self:
+        """Return a matrix without any pair."""
+        none = np.empty(0, np.int64)
+        dates = none if dated else None
+        return cls.from_pairs(none, none, n_users=n_users, n_items=n_items, first=dates)
+
+    @property
+    def nnz(self) -> int:
+        """Number of distinct pairs."""
+        return int(self.indices.size)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n_users, n_items)``."""
+        return (self.n_users, self.n_items)
+
+    @cached_property
+    def users(self) -> IntArray:
+        """User number of each pair, int32, shape ``(nnz,)``."""
+        rows = np.repeat(np.arange(self.n_users, dtype=np.int32), self.user_degrees)
+        rows.setflags(write=False)
+        return rows
+
+    @property
+    def items(self) -> IntArray:
+        """Item number of each pair, int32, shape ``(nnz,)``."""
+        return self.indices
+
+    @cached_property
+    def keys(self) -> LongArray:
+        """``user * n_items + item`` of each pair, int64, ascending."""
+        keys = self.users.astype(np.int64) * self.n_items + self.indices
+        keys.setflags(write=False)
+        return keys
+
+    @property
+    def user_degrees(self) -> IntArray:
+        """Pairs per user, int32, shape ``(n_users,)``."""
+        return np.diff(self.indptr)
+
+    @cached_property
+    def item_degrees(self) -> IntArray:
+        """Pairs per item, int32, shape ``(n_items,)``."""
+        degrees = np.bincount(self.indices, minlength=self.n_items).astype(np.int32)
+        degrees.setflags(write=False)
+        return degrees
+
+    def row(self, user: int) -> IntArray:
+        """Return the items of one user, ascending."""
+        return self.indices[self.indptr[user] : self.indptr[user + 1]]
+
+    def contains(self, users: npt.ArrayLike, items: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Return for each given pair whether it is here; shape of the inputs."""
+        wanted = np.asarray(users, dtype=np.int64) * self.n_items + np.asarray(items, np.int64)
+        if not self.nnz:
+            return np.zeros(wanted.shape, dtype=np.bool_)
+        place = np.minimum(np.searchsorted(self.keys, wanted), self.nnz - 1)
+        return np.asarray(self.keys[place] == wanted)
+
+    def matrix(self) -> sp.csr_array:
+        """Return the binary matrix, float32 ones with int32 indices."""
+        ones = np.ones(self.nnz, dtype=np.float32)
+        return sp.csr_array((ones, self.indices, self.indptr), shape=self.shape)
+
+    def select(self, keep: npt.NDArray[np.bool_]) -> Interactions:
+        """Return the pairs where ``keep`` (bool, shape ``(nnz,)``) is true."""
+        return Interactions.from_pairs(
+            self.users[keep],
+            self.indices[keep],
+            n_users=self.n_users,
+            n_items=self.n_items,
+            counts=self.counts[keep],
+            first=None if self.first is None else self.first[keep],
+            last=None if self.last is None else self.last[keep],
+        )
+
+    def merged(self, *others: Interactions) -> Interactions:
+        """Return the union with ``others``: counts add up, dates widen.
+
+        Dates survive only if every part has them.
+        """
+        parts = (self, *others)
+        dated = all(part.first is not None and part.last is not None for part in parts)
+        return Interactions.from_pairs(
+            np.concatenate([part.users for part in parts]),
+            np.concatenate([part.indices for part in parts]),
+            n_users=self.n_users,
+            n_items=self.n_items,
+            counts=np.concatenate([part.counts for part in parts]),
+            first=np.concatenate([p.first for p in parts if p.first is not None])
+            if dated
+            else None,
+            last=np.concatenate([p.last for p in parts if p.last is not None]) if dated else None,
+        )
+
+
+def _reduce(ufunc: np.ufunc, values: LongArray, starts: npt.NDArray[np.intp]) -> LongArray:
+    # reduceat has no notion of an empty input.
+    return np.asarray(ufunc.reduceat(values, starts)) if values.size else values
