@@ -189,6 +189,23 @@ class TrainingData:
         first, *rest = (self.interactions[name] for name in names)
         return first.merged(*rest)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over behaviors, identifiers and every pair, count and date a model may see."""
+        digest = hashlib.sha256(repr((self.behaviors, self.target, self.shape)).encode())
+        for ids in (self.user_ids, self.item_ids):
+            if ids.values.dtype == pl.String:
+                # Lengths first, so that no two lists of words give the same bytes.
+                digest.update(ids.values.str.len_bytes().to_numpy().tobytes())
+                digest.update("".join(ids.values.to_list()).encode())
+            else:
+                digest.update(ids.values.to_numpy().tobytes())
+        for part in (*self.interactions.values(), self.validation):
+            _digest_pairs(digest, part)
+        for name in sorted(self.recent):
+            _digest_pairs(digest, self.recent[name])
+        return digest.hexdigest()
+
     def with_validation(self) -> TrainingData:
         """Return the data for refitting: validation pairs become training purchases.
 
@@ -225,6 +242,12 @@ class TrainingData:
             interactions={name: self.interactions[name] for name in kept},
             recent={name: part for name, part in self.recent.items() if name in kept},
         )
+
+
+def _digest_pairs(digest: hashlib._Hash, part: Interactions) -> None:
+    for array in (part.indptr, part.indices, part.counts, part.first, part.last):
+        digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        digest.update(b"|")
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,31 +309,13 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over behaviors, identifiers and every pair, count and date of every split.
+        """SHA-256 over everything in the data set, test pairs included.
 
         Independent of the order of rows in the log; two data sets with one fingerprint give one
         result.
         """
-        digest = hashlib.sha256()
-        training = self.training
-        digest.update(repr((training.behaviors, training.target, training.shape)).encode())
-        for ids in (training.user_ids, training.item_ids):
-            if ids.values.dtype == pl.String:
-                # Lengths first, so that no two lists of words give the same bytes.
-                digest.update(ids.values.str.len_bytes().to_numpy().tobytes())
-                digest.update("".join(ids.values.to_list()).encode())
-            else:
-                digest.update(ids.values.to_numpy().tobytes())
-        parts = [
-            *training.interactions.values(),
-            training.validation,
-            self.test,
-            *(training.recent[name] for name in sorted(training.recent)),
-        ]
-        for part in parts:
-            for array in (part.indptr, part.indices, part.counts, part.first, part.last):
-                digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-                digest.update(b"|")
+        digest = hashlib.sha256(self.training.fingerprint.encode())
+        _digest_pairs(digest, self.test)
         return digest.hexdigest()
 
     def save(self, path: str | Path) -> Path:

@@ -1,0 +1,151 @@
+"""The normalised user-item graph of one behavior, kept in both directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from funnelrec.common.errors import DataError
+
+Normalization = Literal["symmetric", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class CsrMatrix:
+    """A constant sparse matrix in compressed rows, as three tensors on one device.
+
+    Parameters
+    ----------
+    indptr
+        int32, shape ``(rows + 1,)``.
+    indices
+        int32, shape ``(nnz,)``: column numbers, ascending within a row.
+    values
+        floating, shape ``(nnz,)``.
+    shape
+        ``(rows, columns)``.
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    values: Tensor
+    shape: tuple[int, int]
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored entries."""
+        return int(self.indices.numel())
+
+    @classmethod
+    def from_scipy(cls, matrix: sp.csr_array) -> Self:
+        """Return the matrix with int32 indices; 2**31 entries or more are refused."""
+        if matrix.nnz > np.iinfo(np.int32).max:
+            raise DataError(f"a graph may have at most 2**31 - 1 edges, got {matrix.nnz}.")
+        return cls(
+            indptr=torch.from_numpy(matrix.indptr.astype(np.int32)),
+            indices=torch.from_numpy(matrix.indices.astype(np.int32)),
+            values=torch.from_numpy(np.array(matrix.data)),
+            shape=(int(matrix.shape[0]), int(matrix.shape[1])),
+        )
+
+    def to(self, device: torch.device | str) -> CsrMatrix:
+        """Return the matrix on ``device``."""
+        return CsrMatrix(
+            self.indptr.to(device), self.indices.to(device), self.values.to(device), self.shape
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Adjacency:
+    r"""The two halves of a normalised bipartite graph.
+
+    For a binary matrix ``R`` (users x items) with degrees ``d_u`` and ``d_i`` the entry of an
+    edge is :math:`1/\sqrt{d_u d_i}`; both the matrix and its transpose are stored, because
+    every product needs the other one for its gradient. Isolated users and items have empty
+    rows, so they receive zeros.
+
+    Parameters
+    ----------
+    to_users
+        Shape ``(n_users, n_items)``: takes item embeddings to users.
+    to_items
+        Its transpose, shape ``(n_items, n_users)``.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse as sp
+    >>> graph = Adjacency.from_matrix(sp.csr_array(np.array([[1.0, 1.0], [0.0, 1.0]])))
+    >>> [round(value, 3) for value in graph.to_users.values.tolist()]
+    [0.707, 0.5, 0.707]
+    """
+
+    to_users: CsrMatrix
+    to_items: CsrMatrix
+
+    @classmethod
+    def from_matrix(
+        cls,
+        matrix: sp.csr_array,
+        *,
+        normalization: Normalization = "symmetric",
+        dtype: npt.DTypeLike = np.float32,
+    ) -> Self:
+        """Return the graph of a users x items matrix.
+
+        Parameters
+        ----------
+        matrix
+            Weights are used as they are (ones for a plain graph); repeated entries are merged
+            into one of weight one if they were all ones, added up otherwise.
+        normalization
+            ``symmetric`` divides by the square roots of both weighted degrees, ``none`` keeps
+            the weights.
+        dtype
+            float32, or float64 for exact checks.
+
+        Raises
+        ------
+        DataError
+            If a weight is negative or not finite.
+        """
+        matrix = sp.csr_array(matrix, copy=True)
+        binary = bool(np.all(matrix.data == 1))
+        matrix.sum_duplicates()
+        if binary:
+            matrix.data[:] = 1
+        matrix.eliminate_zeros()
+        if not np.all(np.isfinite(matrix.data)) or np.any(matrix.data < 0):
+            raise DataError("edge weights must be finite and not negative.")
+        weights: npt.NDArray[Any] = matrix.data.astype(np.float64)
+        if normalization == "symmetric":
+            rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+            of_users = np.bincount(rows, weights, minlength=matrix.shape[0])
+            of_items = np.bincount(matrix.indices, weights, minlength=matrix.shape[1])
+            # Only endpoints of edges are looked up, so no degree below is zero.
+            weights = weights / np.sqrt(of_users[rows] * of_items[matrix.indices])
+        normalised = sp.csr_array(
+            (weights.astype(dtype), matrix.indices, matrix.indptr), shape=matrix.shape
+        )
+        transposed = normalised.T.tocsr()
+        transposed.sort_indices()
+        return cls(CsrMatrix.from_scipy(normalised), CsrMatrix.from_scipy(transposed))
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return self.to_users.shape[0]
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return self.to_users.shape[1]
+
+    def to(self, device: torch.device | str) -> Adjacency:
+        """Return the graph on ``device``."""
+        return Adjacency(self.to_users.to(device), self.to_items.to(device))

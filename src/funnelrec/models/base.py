@@ -1,0 +1,450 @@
+"""The contract every model keeps, what it declares, and the registry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from funnelrec.common.columns import ITEM, RANK, SCORE, USER
+from funnelrec.common.config import Config
+from funnelrec.common.errors import (
+    CapabilityError,
+    ConfigError,
+    DataError,
+    NotFittedError,
+    UsageError,
+    suggestion,
+)
+from funnelrec.common.files import atomic_path
+from funnelrec.data.dataset import Dataset, TrainingData
+from funnelrec.data.interactions import LongArray
+from funnelrec.evaluation.ranking import top_k
+from funnelrec.training.progress import ProgressStyle
+
+ENTRY_POINTS = "funnelrec.models"
+UnknownUsers = Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model needs and can do; checked before any work.
+
+    Parameters
+    ----------
+    needs_auxiliary
+        At least one behavior besides the target.
+    needs_timestamps
+        Every behavior must be dated.
+    trained_by_gradient
+        Has epochs, a loss and checkpoints.
+    folds_in_new_users
+        Can recommend to users that were not in training.
+    uses_auxiliary
+        Reads behaviors besides the target if there are any.
+    """
+
+    needs_auxiliary: bool = False
+    needs_timestamps: bool = False
+    trained_by_gradient: bool = False
+    folds_in_new_users: bool = False
+    uses_auxiliary: bool = False
+
+
+SettingsT = TypeVar("SettingsT", bound=Config)
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to fit, apart from what to fit: nothing here changes the result.
+
+    Parameters
+    ----------
+    checkpoint
+        File to resume from and to write to.
+    checkpoint_seconds
+        Seconds between two checkpoints, 0 for one after every epoch.
+    progress
+        ``auto`` (bars on a terminal, lines elsewhere), ``bar``, ``lines`` or ``none``.
+    """
+
+    checkpoint: Path | None = None
+    checkpoint_seconds: float = 30.0
+    progress: ProgressStyle = "none"
+
+
+class Recommender(ABC, Generic[SettingsT]):
+    """A model: settings in, ``fit`` on a data set, scores and recommendations out.
+
+    A subclass names its settings class as the type argument, sets ``name``, ``summary``,
+    ``Settings`` and ``capabilities``, and implements :meth:`_fit`, :meth:`_score`,
+    :meth:`_state` and :meth:`_restore`.
+
+    Parameters
+    ----------
+    config
+        Settings, or a mapping of them. Keyword arguments are settings too.
+    preset
+        Name of a set of settings to start from; see ``presets``.
+    seed
+        Seed of every random draw.
+    device
+        ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for a GPU if there is one.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown setting, preset or device, or a value outside its range.
+    """
+
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
+    Settings: ClassVar[type[Config]] = Config
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def __init__(
+        self,
+        config: Config | Mapping[str, Any] | None = None,
+        *,
+        preset: str | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        **settings: Any,
+    ) -> None:
+        base: dict[str, Any] = {}
+        if preset is not None:
+            if preset not in self.presets:
+                known = suggestion(preset, self.presets) if self.presets else "it has none."
+                raise ConfigError(f"unknown preset {preset!r} of {self.name}: {known}")
+            base = dict(self.presets[preset])
+        given = config.model_dump() if isinstance(config, Config) else dict(config or {})
+        self.config = cast(SettingsT, self.Settings.create({**base, **given, **settings}))
+        self.preset = preset
+        self.seed = seed
+        self.device = resolve_device(device)
+        self._data: TrainingData | None = None
+
+    # -- what a subclass implements ------------------------------------------------------
+
+    @abstractmethod
+    def _fit(self, data: TrainingData, options: FitOptions) -> None:
+        """Learn from ``data``; two fits equal one fit on the second data."""
+
+    @abstractmethod
+    def _score(self, users: Tensor) -> Tensor:
+        """Return the scores of all items, shape ``(len(users), n_items)``, float32."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Tensor]:
+        """Return everything learned, as named tensors."""
+
+    @abstractmethod
+    def _restore(self, state: Mapping[str, Tensor], data: TrainingData) -> None:
+        """Take back what :meth:`_state` returned; ``data`` is what the model was fitted on."""
+
+    def check(self, data: TrainingData) -> None:
+        """Raise :class:`CapabilityError` if this model cannot work on ``data``."""
+        if self.capabilities.needs_auxiliary and not data.auxiliary:
+            raise CapabilityError(
+                f"{self.name} learns from behaviors besides the target, and this data set has "
+                f"only {data.target!r}; add one, or use a model that needs none."
+            )
+        if self.capabilities.needs_timestamps and not data.has_timestamps:
+            raise CapabilityError(
+                f"{self.name} needs a timestamp on every event, and this data set has none; "
+                "prepare it from a dated log, or use a model that needs none."
+            )
+        if not data.purchases.nnz:
+            raise CapabilityError(
+                f"there is no training pair of the target behavior {data.target!r}; "
+                "nothing can be learned."
+            )
+
+    # -- what a user calls ---------------------------------------------------------------
+
+    def fit(self, data: Dataset | TrainingData, options: FitOptions | None = None) -> Self:
+        """Learn from the training pairs (validation pairs select the epoch) and return self.
+
+        A :class:`Dataset` is reduced to its training side first: no model is ever handed a
+        test pair.
+
+        Raises
+        ------
+        CapabilityError
+            If the model cannot work on these data.
+        TrainingDivergedError
+            If a loss became NaN or infinite.
+        """
+        training = data.training if isinstance(data, Dataset) else data
+        self.check(training)
+        self._data = None
+        self._fit(training, options or FitOptions())
+        self._data = training
+        return self
+
+    @property
+    def data(self) -> TrainingData:
+        """The data this model was fitted on."""
+        if self._data is None:
+            raise NotFittedError(f"this {self.name} is not fitted; call fit(dataset) first.")
+        return self._data
+
+    @property
+    def n_users(self) -> int:
+        """Number of users the model knows."""
+        return self.data.n_users
+
+    @property
+    def n_items(self) -> int:
+        """Number of items the model ranks."""
+        return self.data.n_items
+
+    def score(self, users: npt.ArrayLike | Tensor) -> Tensor:
+        """Return the scores of all items for some users; higher is better.
+
+        Parameters
+        ----------
+        users
+            Dense user numbers, shape ``(n,)``.
+
+        Returns
+        -------
+        Tensor
+            float32, shape ``(n, n_items)``, on the model's device.
+
+        Raises
+        ------
+        NotFittedError
+            Before :meth:`fit`.
+        UsageError
+            If a number lies outside the data set.
+        """
+        data = self.data
+        numbers = torch.as_tensor(np.asarray(users), dtype=torch.int64)
+        if numbers.ndim != 1:
+            raise UsageError(f"users must be one-dimensional, got shape {tuple(numbers.shape)}.")
+        if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < data.n_users:
+            raise UsageError(
+                f"users must lie in 0..{data.n_users - 1}, got "
+                f"{int(numbers.min())}..{int(numbers.max())}."
+            )
+        with torch.no_grad():
+            return self._score(numbers.to(self.device))
+
+    def recommend(
+        self,
+        users: Iterable[Any] | pl.Series | None = None,
+        *,
+        k: int = 10,
+        exclude: Sequence[str] = ("train-target",),
+        unknown_users: UnknownUsers = "error",
+    ) -> pl.DataFrame:
+        """Return the best k items of each user, in external identifiers.
+
+        Parameters
+        ----------
+        users
+            External identifiers; everybody if not given.
+        k
+            Items per user, at least 1. A user with fewer candidates gets fewer rows.
+        exclude
+            What is left out: ``train-target`` (bought before) and/or ``touched`` (seen in any
+            auxiliary behavior); an empty sequence leaves nothing out.
+        unknown_users
+            ``error`` refuses identifiers that were not in the data set; ``skip`` leaves them
+            out of the result.
+
+        Returns
+        -------
+        polars.DataFrame
+            Columns user_id, item_id, score, rank (from 1), ordered by user as given and rank.
+
+        Raises
+        ------
+        UsageError
+            For an unknown user, a k below 1 or an unknown exclusion.
+        """
+        data = self.data
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise UsageError(f"k must be an integer of at least 1, got {k!r}.")
+        numbers = self._numbers(users, unknown_users)
+        masks = [_exclusions(data)[name] for name in _known_exclusions(exclude)]
+        items, scores = top_k(self, numbers, min(k, data.n_items), masks=masks)
+        kept = items >= 0
+        row, place = np.nonzero(kept)
+        return pl.DataFrame(
+            {
+                USER: data.user_ids.decode(numbers[row]),
+                ITEM: data.item_ids.decode(items[kept]),
+                SCORE: scores[kept].astype(np.float32),
+                RANK: (place + 1).astype(np.int32),
+            }
+        )
+
+    def _numbers(self, users: Iterable[Any] | pl.Series | None, policy: UnknownUsers) -> LongArray:
+        if users is None:
+            return np.arange(self.n_users, dtype=np.int64)
+        given = users if isinstance(users, pl.Series) else pl.Series(list(users))
+        numbers = self.data.user_ids.encode(given)
+        unknown = numbers < 0
+        if unknown.any() and policy == "error":
+            names = given.filter(pl.Series(unknown)).head(5).to_list()
+            raise UsageError(
+                f"{int(unknown.sum())} of the users asked for are not in the data set, for "
+                f"example {names}; leave them out, or ask with unknown_users='skip'."
+            )
+        return numbers[~unknown]
+
+    # -- storage -------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write what was learned as one safetensors file, atomically, and return the path."""
+        data = self.data
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self._state().items()}
+        metadata = {"model": self.name, "data": data.fingerprint}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+        return Path(path)
+
+    def restore(self, path: str | Path, data: Dataset | TrainingData) -> Self:
+        """Take back what :meth:`save` wrote and return self; nothing is executed.
+
+        Raises
+        ------
+        DataError
+            If the file is missing, damaged, or was learned from other data.
+        """
+        from safetensors import safe_open
+
+        training = data.training if isinstance(data, Dataset) else data
+        try:
+            with safe_open(path, framework="pt") as stored:
+                metadata = stored.metadata() or {}
+            state = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"cannot read the model file {path}: {error}.") from error
+        if metadata.get("model") != self.name:
+            raise DataError(f"{path} holds the model {metadata.get('model')!r}, not {self.name!r}.")
+        if metadata.get("data") != training.fingerprint:
+            raise DataError(
+                f"{path} was learned from other data than given (fingerprint "
+                f"{str(metadata.get('data'))[:12]} there, {training.fingerprint[:12]} here)."
+            )
+        self._restore(state, training)
+        self._data = training
+        return self
+
+
+def _exclusions(data: TrainingData) -> dict[str, Any]:
+    return {"train-target": data.purchases, "touched": data.touched}
+
+
+def _known_exclusions(names: Sequence[str]) -> Sequence[str]:
+    if isinstance(names, str):
+        names = (names,)
+    for name in names:
+        if name not in ("train-target", "touched"):
+            raise UsageError(
+                f"unknown exclusion {name!r}: {suggestion(name, ('train-target', 'touched'))}"
+            )
+    return names
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the torch device of a name; ``auto`` is a GPU if there is one.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown or the device is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be auto, cpu or cuda, got {device!r}.") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be auto, cpu or cuda, got {device!r}.")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' was asked for, and there is no GPU; use cpu or auto.")
+    return chosen
+
+
+ModelClass = TypeVar("ModelClass", bound=type["Recommender[Any]"])
+
+
+class Registry:
+    """Names of models. Filled by decorator, by third parties through entry points.
+
+    A package registers a model of its own with::
+
+        [project.entry-points."funnelrec.models"]
+        mymodel = "mypackage.mymodel:MyModel"
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[str, type[Recommender[Any]]] = {}
+
+    def register(self, model: ModelClass) -> ModelClass:
+        """Add a model under its ``name``; a name can be taken once.
+
+        Raises
+        ------
+        ConfigError
+            If the model has no name or the name is taken by another class.
+        """
+        if not model.name:
+            raise ConfigError(f"{model.__name__} must set the class attribute 'name'.")
+        taken = self._classes.get(model.name)
+        if taken is not None and taken.__qualname__ != model.__qualname__:
+            raise ConfigError(
+                f"the model name {model.name!r} is taken by {taken.__qualname__}; choose another."
+            )
+        self._classes[model.name] = model
+        return model
+
+    def names(self) -> list[str]:
+        """Return every known name, sorted."""
+        return sorted({*self._classes, *(entry.name for entry in _plugins())})
+
+    def get(self, name: str) -> type[Recommender[Any]]:
+        """Return the class of a name.
+
+        Raises
+        ------
+        ConfigError
+            If the name is unknown, listing the known ones.
+        """
+        if name in self._classes:
+            return self._classes[name]
+        for entry in _plugins():
+            if entry.name == name:
+                loaded = entry.load()
+                if not (isinstance(loaded, type) and issubclass(loaded, Recommender)):
+                    raise ConfigError(
+                        f"the entry point {name!r} in {ENTRY_POINTS} is no Recommender class."
+                    )
+                return loaded
+        raise ConfigError(f"unknown model {name!r}: {suggestion(name, self.names())}")
+
+
+def _plugins() -> Iterable[Any]:
+    return entry_points(group=ENTRY_POINTS)
+
+
+registry = Registry()
+register = registry.register

@@ -1,0 +1,211 @@
+"""The one loop that trains every gradient-trained model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn, optim
+
+from funnelrec.common.config import Config
+from funnelrec.common.errors import TrainingDivergedError
+from funnelrec.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
+from funnelrec.training.history import EpochRecord, History
+from funnelrec.training.progress import Reporter, SilentReporter
+from funnelrec.training.sampling import Sampler
+
+# Reading a loss back from a GPU stalls it, so there the check for NaN comes in strides.
+_CUDA_CHECK_STRIDE = 32
+
+
+class TrainingSettings(Config):
+    """Settings of the loop, shared by every gradient-trained model."""
+
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's step size.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="Adam's coupled weight decay, on every parameter at every step."
+    )
+    epochs: int = Field(200, ge=1, description="Most passes over the training data.")
+    patience: int = Field(
+        20, ge=1, description="Stop after this many epochs without a better validation value."
+    )
+    evaluate_every: int = Field(1, ge=1, description="Epochs between two validations.")
+    metric: str = Field(
+        "ndcg@10",
+        pattern=r"^(hr|ndcg|recall|precision|mrr|map)@[1-9]\d*$",
+        description="Validation metric that selects the epoch, for example ndcg@10 or hr@20.",
+    )
+
+
+class Trainable(Protocol):
+    """A network that the loop can train: an ``nn.Module`` whose loss is named terms."""
+
+    def loss(self, batch: Any) -> Mapping[str, Tensor]:
+        """Return the weighted scalar terms of the loss of one batch; the loop adds them up."""
+        ...
+
+
+def train(
+    network: Trainable,
+    sampler: Sampler,
+    settings: TrainingSettings,
+    *,
+    validate: Callable[[], Mapping[str, float]] | None = None,
+    identity: str = "",
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    reporter: Reporter | None = None,
+    title: str = "training",
+) -> History:
+    """Train ``network`` in place and leave it at its best epoch.
+
+    Parameters
+    ----------
+    network
+        An ``nn.Module`` with a ``loss`` method.
+    sampler
+        Draws the batches of each epoch from a stream of that epoch alone.
+    settings
+        Epochs, optimizer and stopping rule.
+    validate
+        Gives validation metrics of the network as it stands; without it the run takes all its
+        epochs and keeps the last state.
+    identity
+        What a checkpoint must match to be resumed.
+    checkpoint
+        File to resume from if it exists, and to write to at the end of an epoch once
+        ``checkpoint_seconds`` have passed since the last write.
+    checkpoint_seconds
+        Seconds between two checkpoints, 0 for one after every epoch.
+    reporter
+        Shows progress; silent by default.
+    title
+        What the progress display calls the run.
+
+    Returns
+    -------
+    History
+        Loss terms and validation metrics of every epoch, the best epoch and the reason to stop.
+
+    Raises
+    ------
+    TrainingDivergedError
+        If a loss term is NaN or infinite, naming term, epoch and batch.
+    """
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}.")
+    shown = reporter or SilentReporter()
+    device = next(network.parameters()).device
+    optimizer = optim.Adam(
+        network.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    history = History(metric=settings.metric if validate else "")
+    best = _copy(network)
+    if checkpoint is not None and checkpoint.is_file():
+        saved = Checkpoint.load(checkpoint, identity=identity)
+        history, best = saved.history, dict(saved.best)
+        network.load_state_dict(dict(saved.weights))
+        restore_optimizer(network, optimizer, saved.optimizer)
+
+    spent, began, saved_at = history.seconds, time.monotonic(), time.monotonic()
+    first = len(history.records) + 1
+    with shown:
+        shown.start(title, first, settings.epochs, sampler.n_batches)
+        for epoch in range(first, settings.epochs + 1):
+            if history.stopped:
+                break
+            terms = _one_epoch(network, sampler, optimizer, device, epoch, shown)
+            measured: Mapping[str, float] = {}
+            last = epoch == settings.epochs
+            if validate is not None and (epoch % settings.evaluate_every == 0 or last):
+                network.eval()
+                measured = validate()
+            record = EpochRecord(
+                epoch=epoch,
+                terms=terms,
+                validation=dict(measured),
+                seconds=spent + time.monotonic() - began,
+            )
+            improved = validate is None or (
+                bool(measured)
+                and (history.best_value is None or measured[settings.metric] > history.best_value)
+            )
+            if improved:
+                best = _copy(network)
+            history = _advance(history, record, settings, improved=improved)
+            shown.epoch(record, history)
+            due = time.monotonic() - saved_at >= checkpoint_seconds
+            if checkpoint is not None and (due or history.stopped):
+                state = optimizer_tensors(network, optimizer)
+                Checkpoint(identity, history, _copy(network), best, state).save(checkpoint)
+                saved_at = time.monotonic()
+    network.load_state_dict(best)
+    network.eval()
+    return history
+
+
+def _one_epoch(
+    network: Any,
+    sampler: Sampler,
+    optimizer: optim.Optimizer,
+    device: torch.device,
+    epoch: int,
+    shown: Reporter,
+) -> dict[str, float]:
+    network.train()
+    sums: dict[str, Tensor] = {}
+    count = 0
+    for batch in sampler.epoch(epoch):
+        optimizer.zero_grad(set_to_none=True)
+        terms = network.loss(batch.to(device))
+        torch.autograd.backward(torch.stack(list(terms.values())).sum())
+        optimizer.step()
+        count += 1
+        for name, value in terms.items():
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+        if device.type != "cuda" or count % _CUDA_CHECK_STRIDE == 0:
+            _check(sums, epoch, count)
+        shown.batch()
+    _check(sums, epoch, count)
+    return {name: float(value) / count for name, value in sums.items()}
+
+
+def _check(sums: Mapping[str, Tensor], epoch: int, batch: int) -> None:
+    for name, value in sums.items():
+        if not math.isfinite(float(value)):
+            raise TrainingDivergedError(
+                f"the loss term {name!r} became {float(value)} in epoch {epoch}, by batch {batch}; "
+                "lower learning_rate, or raise temperature or regularization."
+            )
+
+
+def _advance(
+    history: History, record: EpochRecord, settings: TrainingSettings, *, improved: bool
+) -> History:
+    best_epoch = record.epoch if improved else history.best_epoch
+    best_value = record.validation.get(settings.metric) if improved else history.best_value
+    stopped = ""
+    if record.epoch - best_epoch >= settings.patience:
+        stopped = f"no better {settings.metric} for {settings.patience} epochs"
+    elif record.epoch == settings.epochs:
+        stopped = f"all {settings.epochs} epochs done"
+    return history.model_copy(
+        update={
+            "records": (*history.records, record),
+            "best_epoch": best_epoch,
+            "best_value": best_value,
+            "stopped": stopped,
+        }
+    )
+
+
+def _copy(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}

@@ -1,0 +1,275 @@
+"""Batches of positives and negatives, drawn without a loop and without rejection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from funnelrec.common.errors import CapabilityError, ConfigError
+from funnelrec.common.random import stream
+from funnelrec.data.interactions import Interactions, LongArray
+
+
+@dataclass(frozen=True)
+class Triples:
+    """A batch of (user, positive, negative), int64 tensors of shape ``(n,)``."""
+
+    users: Tensor
+    positives: Tensor
+    negatives: Tensor
+
+    def to(self, device: torch.device) -> Triples:
+        """Return the batch on ``device``."""
+        return Triples(self.users.to(device), self.positives.to(device), self.negatives.to(device))
+
+
+@dataclass(frozen=True)
+class BehaviorTriples:
+    """A batch of users with one triple per behavior.
+
+    Parameters
+    ----------
+    users
+        int64, shape ``(n,)``, distinct.
+    positives, negatives
+        int64, shape ``(B, n)``; 0 where there is no triple.
+    present
+        bool, shape ``(B, n)``: whether the user has the behavior (and any item left to draw).
+    """
+
+    users: Tensor
+    positives: Tensor
+    negatives: Tensor
+    present: Tensor
+
+    def to(self, device: torch.device) -> BehaviorTriples:
+        """Return the batch on ``device``."""
+        return BehaviorTriples(
+            self.users.to(device),
+            self.positives.to(device),
+            self.negatives.to(device),
+            self.present.to(device),
+        )
+
+
+class Batch(Protocol):
+    """What a sampler yields: something that can move to a device."""
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on ``device``."""
+        ...
+
+
+class Sampler(Protocol):
+    """Draws the batches of an epoch; the same epoch number gives the same batches."""
+
+    @property
+    def n_batches(self) -> int:
+        """Batches per epoch."""
+        ...
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of epoch ``number``."""
+        ...
+
+
+class NegativeDrawer:
+    r"""Draws items uniformly from those a user has *not* in a set of pairs.
+
+    Exact and without rejection: within a row of excluded items :math:`a_0 < a_1 < ...` the
+    numbers :math:`a_j - j` count the allowed items below each of them, so the r-th allowed item
+    is r plus the number of j with :math:`a_j - j \le r`, found by one binary search. A user
+    with every item excluded has nothing to draw; see :attr:`drawable`.
+
+    Parameters
+    ----------
+    excluded
+        Pairs that must never be drawn.
+
+    Examples
+    --------
+    >>> bought = Interactions.from_pairs([0, 0], [0, 2], n_users=1, n_items=4)
+    >>> drawn = NegativeDrawer(bought).draw(np.zeros(50, int), np.random.default_rng(1))
+    >>> sorted(set(drawn.tolist()))
+    [1, 3]
+    """
+
+    def __init__(self, excluded: Interactions) -> None:
+        self._n_items = excluded.n_items
+        self._indptr = excluded.indptr
+        self._allowed = (excluded.n_items - excluded.user_degrees).astype(np.int64)
+        place = np.arange(excluded.nnz, dtype=np.int64) - excluded.indptr[excluded.users]
+        # Rows are told apart by a stride of n_items + 1, since a_j - j may reach n_items.
+        self._keys = excluded.users * np.int64(excluded.n_items + 1) + excluded.indices - place
+
+    @property
+    def drawable(self) -> npt.NDArray[np.bool_]:
+        """bool, shape ``(n_users,)``: users with at least one allowed item."""
+        return self._allowed > 0
+
+    def draw(self, users: npt.NDArray[np.integer], rng: np.random.Generator) -> LongArray:
+        """Return one allowed item for each user, int64, shape of ``users``.
+
+        A user that is not :attr:`drawable` gets item 0; callers mask or leave out such users.
+        """
+        allowed = self._allowed[users]
+        place = rng.integers(0, np.maximum(allowed, 1))
+        found = np.searchsorted(
+            self._keys, users * np.int64(self._n_items + 1) + place, side="right"
+        )
+        drawn = place + found - self._indptr[users]
+        return np.where(allowed > 0, drawn, 0)
+
+
+class PairSampler:
+    """Shuffles the positive pairs each epoch and gives each one a fresh negative.
+
+    Parameters
+    ----------
+    positives
+        Pairs to learn from.
+    excluded
+        Pairs never drawn as negatives; the positives themselves if not given.
+    batch_size
+        Triples per batch, at least 1.
+    seed
+        Seed of every draw.
+
+    Raises
+    ------
+    CapabilityError
+        If there is no pair to learn from, or no user has an item left to draw.
+    """
+
+    def __init__(
+        self,
+        positives: Interactions,
+        *,
+        batch_size: int,
+        seed: int,
+        excluded: Interactions | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+        self._drawer = NegativeDrawer(positives if excluded is None else excluded)
+        usable = self._drawer.drawable[positives.users]
+        self._users = positives.users[usable].astype(np.int64)
+        self._items = positives.indices[usable].astype(np.int64)
+        self._batch_size = batch_size
+        self._seed = seed
+        self.skipped_users = int(
+            np.count_nonzero(~self._drawer.drawable & (positives.user_degrees > 0))
+        )
+        if not self._users.size:
+            raise CapabilityError(
+                "there is no training pair with a negative to set against it: "
+                f"{positives.nnz} pairs, {self.skipped_users} users have every item."
+            )
+
+    @property
+    def n_batches(self) -> int:
+        """Batches per epoch."""
+        return -(-self._users.size // self._batch_size)
+
+    def epoch(self, number: int) -> Iterator[Triples]:
+        """Yield the batches of epoch ``number``; every pair comes once."""
+        rng = stream(self._seed, "pairs", number)
+        order = rng.permutation(self._users.size)
+        users, items = self._users[order], self._items[order]
+        negatives = self._drawer.draw(users, rng)
+        for start in range(0, users.size, self._batch_size):
+            part = slice(start, start + self._batch_size)
+            yield Triples(
+                torch.from_numpy(users[part]),
+                torch.from_numpy(items[part]),
+                torch.from_numpy(negatives[part]),
+            )
+
+
+class UserSampler:
+    """Shuffles users and draws one triple per behavior for each (RMBRec, Algorithm 1).
+
+    Parameters
+    ----------
+    behaviors
+        Positive pairs per behavior, B of them.
+    excluded
+        Pairs never drawn as negatives: one set for all behaviors, or one per behavior.
+    batch_size
+        Users per batch, at least 1.
+    seed
+        Seed of every draw.
+    rounds
+        How often each user comes in an epoch, each time with fresh draws.
+
+    Raises
+    ------
+    CapabilityError
+        If no user has a positive in the last behavior and an item left to draw.
+    """
+
+    def __init__(
+        self,
+        behaviors: Sequence[Interactions],
+        excluded: Interactions | Sequence[Interactions],
+        *,
+        batch_size: int,
+        seed: int,
+        rounds: int = 1,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+        self._behaviors = tuple(behaviors)
+        sets = [excluded] * len(self._behaviors) if isinstance(excluded, Interactions) else excluded
+        drawers = {id(part): NegativeDrawer(part) for part in sets}
+        self._drawers = [drawers[id(part)] for part in sets]
+        self._present = np.stack(
+            [
+                (part.user_degrees > 0) & drawer.drawable
+                for part, drawer in zip(self._behaviors, self._drawers, strict=True)
+            ]
+        )
+        # A user without any triple would only add constants.
+        self._users = np.flatnonzero(self._present.any(axis=0))
+        if not self._present[-1].any():
+            raise CapabilityError(
+                "no user has both a training pair of the target behavior and an item left "
+                "to set against it."
+            )
+        self._batch_size = batch_size
+        self._seed = seed
+        self._rounds = rounds
+
+    @property
+    def n_batches(self) -> int:
+        """Batches per epoch."""
+        return self._rounds * -(-self._users.size // self._batch_size)
+
+    def epoch(self, number: int) -> Iterator[BehaviorTriples]:
+        """Yield the batches of epoch ``number``; every user comes ``rounds`` times."""
+        for turn in range(self._rounds):
+            rng = stream(self._seed, "users", number, turn)
+            users = rng.permutation(self._users)
+            present = self._present[:, users]
+            positives = np.zeros(present.shape, dtype=np.int64)
+            negatives = np.zeros(present.shape, dtype=np.int64)
+            for row, (part, drawer) in enumerate(zip(self._behaviors, self._drawers, strict=True)):
+                has = present[row]
+                chosen = users[has]
+                place = rng.integers(0, part.user_degrees[chosen])
+                positives[row, has] = part.indices[part.indptr[chosen] + place]
+                negatives[row, has] = drawer.draw(chosen, rng)
+            for start in range(0, users.size, self._batch_size):
+                at = slice(start, start + self._batch_size)
+                yield BehaviorTriples(
+                    torch.from_numpy(users[at]),
+                    torch.from_numpy(positives[:, at]),
+                    torch.from_numpy(negatives[:, at]),
+                    torch.from_numpy(present[:, at]),
+                )
