@@ -1,0 +1,139 @@
+"""What evaluation needs of a model, and its scores in checked blocks of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from funnelrec.common.errors import UsageError
+from funnelrec.data.interactions import Interactions
+
+LongArray = npt.NDArray[np.int64]
+
+SCORE_BUDGET = 2**23
+"""Scores held at one time unless told otherwise: 32 MiB in float32; more was slower on a CPU."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Anything that scores every item for given users; every model of funnelrec is one."""
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+
+    def score(self, users: LongArray) -> torch.Tensor:
+        """Return the scores of all items, floating point, shape ``(len(users), n_items)``.
+
+        Higher is better, ``-inf`` means never recommend, NaN is an error. Any device. The block
+        is only read, so a view of the model's own memory will do.
+        """
+
+
+def checked_users(users: npt.ArrayLike, n_users: int) -> LongArray:
+    """Return user numbers as int64, shape ``(n,)``.
+
+    Raises
+    ------
+    UsageError
+        If they are no integers or lie outside ``0..n_users - 1``.
+    """
+    array = np.asarray(users)
+    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise UsageError(
+            f"users must be a flat array of user numbers, got {array.dtype} of shape {array.shape}."
+        )
+    if array.size and (array.min() < 0 or array.max() >= n_users):
+        raise UsageError(
+            f"user numbers must lie in 0..{n_users - 1}, got {array.min()}..{array.max()}."
+        )
+    return array.astype(np.int64)
+
+
+def check_shape(scorer: Scorer, pairs: Interactions, name: str) -> None:
+    """Refuse pairs whose users and items are not those of the scorer.
+
+    Raises
+    ------
+    UsageError
+        With both shapes.
+    """
+    shape = (scorer.n_users, scorer.n_items)
+    if pairs.shape != shape:
+        raise UsageError(
+            f"{name} has {pairs.n_users} users and {pairs.n_items} items, the model was made for "
+            f"{shape[0]} and {shape[1]}; evaluate a model on the data set it was trained on."
+        )
+
+
+def score_blocks(
+    scorer: Scorer, users: LongArray, *, score_budget: int = SCORE_BUDGET
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield the scores of ``users`` block by block, with the place of each block in ``users``.
+
+    Parameters
+    ----------
+    users
+        User numbers, shape ``(n,)``.
+    score_budget
+        Upper bound on the scores of one block (users times items); at least one user is scored
+        at a time. It changes memory and speed, never a result.
+
+    Raises
+    ------
+    UsageError
+        If a block has the wrong shape or type or holds NaN, naming the first user with one, or
+        if ``score_budget`` is below 1.
+    """
+    if isinstance(score_budget, bool) or not isinstance(score_budget, int) or score_budget < 1:
+        raise UsageError(f"score_budget must be a whole number of at least 1, got {score_budget}.")
+    step = max(1, score_budget // max(scorer.n_items, 1))
+    for start in range(0, len(users), step):
+        place = slice(start, min(start + step, len(users)))
+        # Only around the call: a context held over a yield would leak into the caller.
+        with torch.no_grad():
+            block = scorer.score(users[place])
+        _check_block(block, users[place], scorer.n_items)
+        yield place, block.detach()
+
+
+def _check_block(block: torch.Tensor, users: LongArray, n_items: int) -> None:
+    if not isinstance(block, torch.Tensor) or not block.is_floating_point():
+        kind = block.dtype if isinstance(block, torch.Tensor) else type(block).__name__
+        raise UsageError(f"score must return a floating point torch.Tensor, got {kind}.")
+    if tuple(block.shape) != (len(users), n_items):
+        raise UsageError(
+            f"score must return a block of shape {(len(users), n_items)}, got {tuple(block.shape)}."
+        )
+    if not block.numel():
+        return
+    # A maximum propagates NaN and needs a sixth of the time of isnan().any().
+    faulty = torch.isnan(block.amax(dim=1))
+    if bool(faulty.any()):
+        first = int(users[int(faulty.nonzero()[0, 0])])
+        raise UsageError(
+            f"the scores of user number {first} hold NaN ({int(faulty.sum())} of {len(users)} "
+            "users in this block); use -inf for items that must never be recommended."
+        )
+
+
+def ragged_rows(pairs: Interactions, users: LongArray) -> tuple[LongArray, LongArray, LongArray]:
+    """Return the pairs of the given users: row bounds, row of each pair, item of each pair.
+
+    Shapes ``(len(users) + 1,)``, ``(n,)`` and ``(n,)``; rows count from 0 in the order of
+    ``users``.
+    """
+    starts = pairs.indptr[users].astype(np.int64)
+    sizes = pairs.indptr[users + 1] - starts
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
+    rows = np.repeat(np.arange(len(users)), sizes)
+    place = np.arange(bounds[-1]) + np.repeat(starts - bounds[:-1], sizes)
+    return bounds, rows, pairs.indices[place].astype(np.int64)
