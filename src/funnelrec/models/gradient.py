@@ -148,16 +148,15 @@ class Graphs(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Graphs:
         # nn.Module.to calls this with a function on tensors; indices keep their type under it.
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         device = fn(torch.empty(0)).device
         self._graphs = [graph.to(device) for graph in self._graphs]
         return self
 
-    def __getitem__(self, place: int) -> Adjacency:
-        return self._graphs[place]
-
-    def __len__(self) -> int:
-        return len(self._graphs)
+    @property
+    def all(self) -> tuple[Adjacency, ...]:
+        """The graphs, in the order of their names."""
+        return tuple(self._graphs)
 
 
 def table(rows: int, dim: int, init: Init, generator: torch.Generator) -> nn.Parameter:

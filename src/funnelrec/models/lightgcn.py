@@ -65,9 +65,7 @@ class LightGCNNetwork(EmbeddingNetwork):
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Return the mean of the layers."""
-        users, items = propagate(
-            [self.graphs[0]], self.users, self.items, layers=self.config.layers
-        )
+        users, items = propagate(self.graphs.all, self.users, self.items, layers=self.config.layers)
         return users[0], items[0]
 
 

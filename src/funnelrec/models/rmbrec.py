@@ -116,6 +116,8 @@ class RMBRecSettings(GradientSettings):
 class RMBRecNetwork(EmbeddingNetwork):
     """One pair of tables shared by the graphs of all behaviors; the target is the last."""
 
+    has_behavior: Tensor
+
     def __init__(
         self, config: RMBRecSettings, data: TrainingData, generator: torch.Generator
     ) -> None:
@@ -140,7 +142,7 @@ class RMBRecNetwork(EmbeddingNetwork):
         """Return the views P of users and Q of items, shapes (B, M, d) and (B, N, d) (Eq. 1)."""
         config = self.config
         return propagate(
-            list(self.graphs),
+            self.graphs.all,
             self.users,
             self.items,
             layers=config.layers,
@@ -165,9 +167,9 @@ class RMBRecNetwork(EmbeddingNetwork):
 
         target = batch.present[-1]
         # Averaging the rows of the batch spares averaging the whole tables (Eq. 8).
-        preferred = (
-            all_items[:, batch.positives[-1]] - all_items[:, batch.negatives[-1]]
-        ).mean(dim=0)
+        preferred = (all_items[:, batch.positives[-1]] - all_items[:, batch.negatives[-1]]).mean(
+            dim=0
+        )
         fused_gap = (users.mean(dim=0) * preferred).sum(dim=-1)
         terms = {"main": self._risks(fused_gap[None], target[None])[0]}
         if config.rrm_weight:

@@ -1,0 +1,240 @@
+"""A training run as a folder: what was trained, on what, how, and what came of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from funnelrec.common.errors import DataError, UsageError
+from funnelrec.common.files import make_folder, read_json, write_json
+from funnelrec.data.dataset import Dataset
+from funnelrec.evaluation.evaluate import Evaluation, evaluate
+from funnelrec.evaluation.protocol import current_versions
+from funnelrec.models.base import FitOptions, Recommender, registry
+from funnelrec.training.history import History
+from funnelrec.training.progress import ProgressStyle
+
+RECORD = "run.json"
+MODEL = "model.safetensors"
+HISTORY = "history.json"
+CHECKPOINT = "checkpoint.safetensors"
+SCHEMA_VERSION = 1
+
+
+class RunRecord(BaseModel):
+    """The record of a finished run, stored as ``run.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    preset: str | None = None
+    config: Mapping[str, Any]
+    seed: int
+    device: str
+    refit: bool = Field(description="Trained once more on training plus validation pairs.")
+    epochs: int | None = Field(
+        None, description="Epochs behind the stored model; null for models without epochs."
+    )
+    best_validation: float | None = None
+    dataset: str = Field(description="Folder of the data set, as an absolute path.")
+    fingerprint: str = Field(description="Fingerprint of that data set.")
+    versions: Mapping[str, str]
+    seconds: float = Field(description="Wall clock of all training, resumes not included.")
+    peak_memory_bytes: int | None = Field(
+        description="Largest resident size of the process so far; null where it is not known."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run with its model and data set, ready to score."""
+
+    path: Path
+    record: RunRecord
+    model: Recommender[Any]
+    dataset: Dataset
+    history: History | None
+
+    def evaluate(self, **arguments: Any) -> Evaluation:
+        """Return :func:`funnelrec.evaluation.evaluate` of the run; arguments are its options.
+
+        The record's model, settings, seed and refit flag become part of the protocol.
+        """
+        return evaluate(
+            self.model,
+            self.dataset,
+            model=self.record.model,
+            settings=self.record.config,
+            seed=self.record.seed,
+            refit=self.record.refit,
+            **arguments,
+        )
+
+
+def train_run(
+    dataset: Dataset,
+    model: Recommender[Any],
+    out: str | Path,
+    *,
+    source: str | Path,
+    refit: bool = False,
+    progress: ProgressStyle = "auto",
+    checkpoint_seconds: float = 30.0,
+) -> Run:
+    """Train a model, write the run folder and return the run.
+
+    A run that was killed goes on from its last checkpoint when called again with the same
+    arguments; the result is the one of an uninterrupted run.
+
+    Parameters
+    ----------
+    dataset
+        The data set.
+    model
+        A model as :func:`funnelrec.create_model` makes it, not fitted.
+    out
+        The run folder. A finished run in it is refused, so no result is overwritten.
+    source
+        Where the data set is stored; kept in the record so that the run can be loaded alone.
+    refit
+        Train once more on training plus validation pairs, with the number of epochs that
+        validation selected.
+    progress, checkpoint_seconds
+        See :class:`funnelrec.models.FitOptions`.
+
+    Raises
+    ------
+    UsageError
+        If ``out`` holds a finished run, or a checkpoint of other settings or data, or ``refit``
+        is asked for without validation pairs.
+    CapabilityError
+        If the model cannot work on the data set.
+    """
+    out = Path(out)
+    if (out / RECORD).exists():
+        raise UsageError(f"{out} holds a finished run; name another folder, or delete that one.")
+    model.check(dataset.training)
+    if refit and not dataset.training.validation.nnz:
+        raise UsageError(
+            "refit needs validation pairs to select the number of epochs with, and this data set "
+            "has none; train without refit, or prepare the data set with a validation split."
+        )
+    make_folder(out)
+    began = time.monotonic()
+    selection = _options(out / f"selection-{CHECKPOINT}", progress, checkpoint_seconds)
+    final = _options(out / f"refit-{CHECKPOINT}", progress, checkpoint_seconds)
+    model.fit(dataset, selection)
+    history: History | None = getattr(model, "history", None)
+    fitted = dataset
+    if refit:
+        fitted = dataset.with_validation_in_training()
+        if history is not None:
+            model = _with_epochs(model, max(history.best_epoch, 1))
+        model.fit(fitted, final)
+    record = RunRecord(
+        model=model.name,
+        preset=model.preset,
+        config=model.config.model_dump(mode="json"),
+        seed=model.seed,
+        device=str(model.device),
+        refit=refit,
+        epochs=None if history is None else history.best_epoch,
+        best_validation=None if history is None else history.best_value,
+        dataset=str(Path(source).resolve()),
+        fingerprint=dataset.fingerprint,
+        versions=current_versions(),
+        seconds=time.monotonic() - began,
+        peak_memory_bytes=_peak_memory(),
+    )
+    model.save(out / MODEL)
+    if history is not None:
+        write_json(out / HISTORY, history.model_dump(mode="json"))
+    # Written last: a folder with this file in it holds a whole run.
+    write_json(out / RECORD, record.model_dump(mode="json"))
+    for options in (selection, final):
+        if options.checkpoint is not None:
+            options.checkpoint.unlink(missing_ok=True)
+    return Run(out, record, model, fitted, history)
+
+
+def load_run(path: str | Path, *, dataset: str | Path | None = None, device: str = "auto") -> Run:
+    """Return the run stored at ``path``; nothing in it is executed.
+
+    Parameters
+    ----------
+    path
+        A run folder.
+    dataset
+        Where the data set is now, if it has moved since training.
+    device
+        Where to score.
+
+    Raises
+    ------
+    DataError
+        If the folder is no finished run, the data set is missing or is another one.
+    """
+    path = Path(path)
+    if not (path / RECORD).is_file():
+        unfinished = " (training has not finished)" if any(path.glob(f"*{CHECKPOINT}")) else ""
+        raise DataError(
+            f"{path} is no finished run{unfinished}: there is no {RECORD} in it; "
+            "make one with: funnelrec train DATASET --model NAME --out RUN"
+        )
+    stored = read_json(path / RECORD)
+    version = stored.get("schema_version") if isinstance(stored, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise DataError(
+            f"{path} was written with schema {version}, this funnelrec reads up to "
+            f"{SCHEMA_VERSION}; upgrade funnelrec."
+        )
+    try:
+        record = RunRecord.model_validate(stored)
+    except ValidationError as error:
+        raise DataError(f"{path / RECORD} is no record of a run: {error}.") from error
+    place = Path(dataset) if dataset is not None else Path(record.dataset)
+    if not place.exists():
+        raise DataError(
+            f"the data set of this run is not at {place}; say where it is with --dataset."
+        )
+    data = Dataset.load(place)
+    if data.fingerprint != record.fingerprint:
+        raise DataError(
+            f"the data set at {place} is not the one this run was trained on (fingerprint "
+            f"{data.fingerprint[:12]} there, {record.fingerprint[:12]} in the run)."
+        )
+    if record.refit:
+        data = data.with_validation_in_training()
+    model = registry.get(record.model)(record.config, seed=record.seed, device=device)
+    model.restore(path / MODEL, data)
+    history = None
+    if (path / HISTORY).is_file():
+        history = History.model_validate(read_json(path / HISTORY))
+    return Run(path, record, model, data, history)
+
+
+def _options(checkpoint: Path, progress: ProgressStyle, seconds: float) -> FitOptions:
+    return FitOptions(checkpoint=checkpoint, checkpoint_seconds=seconds, progress=progress)
+
+
+def _with_epochs(model: Recommender[Any], epochs: int) -> Recommender[Any]:
+    return type(model)(
+        model.config.replace(epochs=epochs), seed=model.seed, device=str(model.device)
+    )
+
+
+def _peak_memory() -> int | None:
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts kibibytes, macOS bytes.
+    return peak if sys.platform == "darwin" else peak * 1024
