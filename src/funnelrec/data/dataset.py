@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from funnelrec.common.errors import DataError, suggestion
 from funnelrec.common.files import atomic_folder, read_json, write_json
@@ -54,7 +54,11 @@ class IdMap:
         if given.dtype != self.values.dtype:
             # An identifier of the wrong type (a shell hands over text) is unknown unless it reads
             # as one of ours.
-            given = given.cast(self.values.dtype, strict=False)
+            cast = given.cast(self.values.dtype, strict=False)
+            if given.dtype.is_float() and cast.dtype.is_integer():
+                # 1.5 casts to 1, and is not it.
+                cast = cast.set(cast != given, None)
+            given = cast
         table = pl.DataFrame({"id": self.values}).with_row_index("number")
         found = pl.DataFrame({"id": given}).join(table, on="id", how="left", maintain_order="left")
         return found["number"].cast(pl.Int64).fill_null(-1).to_numpy()
@@ -444,7 +448,8 @@ class Dataset:
             )
         except (
             KeyError,
-            ValidationError,
+            TypeError,
+            ValueError,
             SafetensorError,
             OSError,
             pl.exceptions.PolarsError,

@@ -88,6 +88,12 @@ class Interactions:
         items = np.asarray(items, dtype=np.int64).ravel()
         if users.shape != items.shape:
             raise DataError(f"users and items must pair up, got {users.size} and {items.size}.")
+        for name, extra in (("counts", counts), ("first", first), ("last", last)):
+            if extra is not None and np.shape(extra) != users.shape:
+                raise DataError(
+                    f"{name} must have one value per pair ({users.size}), got shape "
+                    f"{np.shape(extra)}."
+                )
         for name, values, bound in (("user", users, n_users), ("item", items, n_items)):
             if values.size and (values.min() < 0 or values.max() >= bound):
                 raise DataError(

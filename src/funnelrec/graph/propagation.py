@@ -186,7 +186,10 @@ class _Propagation(torch.autograd.Function):
         of_users, of_items = gradients
         if torch.is_grad_enabled():
             # A second derivative is wanted: rebuild the graph from pieces autograd knows.
-            users, items = ctx.saved_tensors
+            users, items = (
+                saved if saved.requires_grad else saved.detach().requires_grad_()
+                for saved in ctx.saved_tensors
+            )
             outputs = propagate_composed(
                 graphs,
                 users,
@@ -236,7 +239,8 @@ def _normalize_backward(gradient: Tensor, unit: Tensor, inverse: Tensor) -> Tens
 
 def _inverse_length(rows: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    return (length > 0) / length.clamp_min(torch.finfo(rows.dtype).tiny ** 0.5)
+    inverse: Tensor = (length > 0) / length.clamp_min(torch.finfo(rows.dtype).tiny ** 0.5)
+    return inverse
 
 
 def propagate_composed(

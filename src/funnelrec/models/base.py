@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +32,13 @@ from funnelrec.common.files import atomic_path
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.data.interactions import LongArray
 from funnelrec.evaluation.ranking import top_k
+from funnelrec.evaluation.scoring import checked_users
 from funnelrec.training.progress import ProgressStyle
 
 ENTRY_POINTS = "funnelrec.models"
+_METADATA = "funnelrec"
 UnknownUsers = Literal["error", "skip"]
+UNKNOWN_USERS: tuple[UnknownUsers, ...] = get_args(UnknownUsers)
 
 
 @dataclass(frozen=True)
@@ -230,17 +234,9 @@ class Recommender(ABC, Generic[SettingsT]):
         NotFittedError
             Before :meth:`fit`.
         UsageError
-            If a number lies outside the data set.
+            If the users are no whole numbers, or one lies outside the data set.
         """
-        data = self.data
-        numbers = torch.as_tensor(np.asarray(users), dtype=torch.int64)
-        if numbers.ndim != 1:
-            raise UsageError(f"users must be one-dimensional, got shape {tuple(numbers.shape)}.")
-        if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < data.n_users:
-            raise UsageError(
-                f"users must lie in 0..{data.n_users - 1}, got "
-                f"{int(numbers.min())}..{int(numbers.max())}."
-            )
+        numbers = torch.from_numpy(checked_users(users, self.n_users))
         with torch.no_grad():
             return self._score(numbers.to(self.device))
 
@@ -275,12 +271,16 @@ class Recommender(ABC, Generic[SettingsT]):
         Raises
         ------
         UsageError
-            For an unknown user, a k below 1 or an unknown exclusion.
+            For an unknown user, a k below 1, an unknown exclusion or an unknown policy.
         """
         data = self.data
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise UsageError(f"k must be an integer of at least 1, got {k!r}.")
         numbers = self._numbers(users, unknown_users)
+        if unknown_users not in UNKNOWN_USERS:
+            raise UsageError(
+                f"unknown_users must be one of {', '.join(UNKNOWN_USERS)}, got {unknown_users!r}."
+            )
         masks = [_exclusions(data)[name] for name in _known_exclusions(exclude)]
         items, scores = top_k(self, numbers, min(k, data.n_items), masks=masks)
         kept = items >= 0
@@ -314,7 +314,10 @@ class Recommender(ABC, Generic[SettingsT]):
         """Write what was learned as one safetensors file, atomically, and return the path."""
         data = self.data
         tensors = {name: value.detach().cpu().contiguous() for name, value in self._state().items()}
-        metadata = {"model": self.name, "data": data.fingerprint}
+        # One entry: safetensors writes several in no fixed order, and equal models shall be equal
+        # files.
+        record = {"model": self.name, "data": data.fingerprint}
+        metadata = {_METADATA: json.dumps(record)}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
         return Path(path)
@@ -332,9 +335,9 @@ class Recommender(ABC, Generic[SettingsT]):
         training = data.training if isinstance(data, Dataset) else data
         try:
             with safe_open(path, framework="pt") as stored:
-                metadata = stored.metadata() or {}
+                metadata = json.loads((stored.metadata() or {}).get(_METADATA, "{}"))
             state = load_file(path)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, json.JSONDecodeError) as error:
             raise DataError(f"cannot read the model file {path}: {error}.") from error
         if metadata.get("model") != self.name:
             raise DataError(f"{path} holds the model {metadata.get('model')!r}, not {self.name!r}.")
@@ -410,9 +413,10 @@ class Registry:
         if not model.name:
             raise ConfigError(f"{model.__name__} must set the class attribute 'name'.")
         taken = self._classes.get(model.name)
-        if taken is not None and taken.__qualname__ != model.__qualname__:
+        # The same class may come again when its module is reloaded.
+        if taken is not None and _path(taken) != _path(model):
             raise ConfigError(
-                f"the model name {model.name!r} is taken by {taken.__qualname__}; choose another."
+                f"the model name {model.name!r} is taken by {_path(taken)}; choose another."
             )
         self._classes[model.name] = model
         return model
@@ -440,6 +444,10 @@ class Registry:
                     )
                 return loaded
         raise ConfigError(f"unknown model {name!r}: {suggestion(name, self.names())}")
+
+
+def _path(model: type[Recommender[Any]]) -> str:
+    return f"{model.__module__}.{model.__qualname__}"
 
 
 def _plugins() -> Iterable[Any]:

@@ -15,6 +15,8 @@ from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
 from funnelrec.models.base import Capabilities, FitOptions, Recommender, register
 
+_LEAST_RATE = 1e-12
+
 
 class ConversionSettings(Config):
     """Settings of the conversion rule."""
@@ -65,7 +67,8 @@ class Conversion(Recommender[ConversionSettings]):
         for name in data.auxiliary:
             rates = conversion_rates(data, name, self.config.smoothing)
             pairs = data.interactions[name]
-            values = rates[pairs.indices]
+            # A zero would be dropped by the sparse sums below, and the pair was touched.
+            values = np.maximum(rates[pairs.indices], _LEAST_RATE)
             if self.config.combine == "noisy-or":
                 values = -np.log1p(-np.minimum(values, 1 - 1e-9))
             part = sp.csr_array((values, pairs.indices, pairs.indptr), shape=data.shape)

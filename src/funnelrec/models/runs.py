@@ -226,7 +226,10 @@ def _options(checkpoint: Path, progress: ProgressStyle, seconds: float) -> FitOp
 
 def _with_epochs(model: Recommender[Any], epochs: int) -> Recommender[Any]:
     return type(model)(
-        model.config.replace(epochs=epochs), seed=model.seed, device=str(model.device)
+        model.config.replace(epochs=epochs),
+        preset=model.preset,
+        seed=model.seed,
+        device=str(model.device),
     )
 
 

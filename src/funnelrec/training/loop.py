@@ -193,7 +193,8 @@ def _advance(
     best_epoch = record.epoch if improved else history.best_epoch
     best_value = record.validation.get(settings.metric) if improved else history.best_value
     stopped = ""
-    if record.epoch - best_epoch >= settings.patience:
+    # Between two validations nothing is known: patience may be shorter than evaluate_every.
+    if record.validation and record.epoch - best_epoch >= settings.patience:
         stopped = f"no better {settings.metric} for {settings.patience} epochs"
     elif record.epoch == settings.epochs:
         stopped = f"all {settings.epochs} epochs done"
