@@ -11,7 +11,8 @@ Around the held-out pairs the auxiliary policy decides:
     Auxiliary events dated after the user's earliest held-out purchase leave training, because
     they were not known when the purchase was still to be predicted. Those up to the test purchase
     are set aside in ``recent`` and return when the model is refitted with the validation pairs;
-    later ones are dropped. Events with the very date of the purchase stay.
+    later ones are dropped. Events with the very date of the purchase stay. In a split at one date
+    for everybody the cut-off dates take the place of the user's purchases.
 ``drop_pair``
     Auxiliary events of held-out pairs leave training, so that every held-out pair is a
     discovery. Those of validation pairs are set aside in ``recent``.
@@ -114,7 +115,8 @@ class SplitEvents:
     training
         What models learn from.
     recent
-        What joins training when the validation pairs do.
+        What joins training when the validation pairs do: auxiliary events and, where the split
+        goes by time, repeat purchases.
     validation, test
         Target events of the held-out pairs; undated where they were given without dates.
     record
@@ -209,6 +211,8 @@ def split_events(
     is_target = pl.col(BEHAVIOR) == events.target
     target_events = events.frame.filter(is_target)
     others = events.frame.filter(~is_target)
+    if not target_events.height:
+        raise DataError(f"the log has no {events.target!r} event: there is nothing to hold out.")
     pairs = deduplicate(target_events)
     if isinstance(split, LeaveOneOut):
         held = _leave_one_out(pairs, split, events)
