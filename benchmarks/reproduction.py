@@ -1,0 +1,323 @@
+"""Every figure of docs/reproduction.md: search on validation, train with several seeds, tabulate.
+
+Run from the repository with the benchmark files in FUNNELREC_DATA::
+
+    python benchmarks/reproduction.py search       # validation only, one seed
+    python benchmarks/reproduction.py run          # the chosen settings, three seeds, test
+    python benchmarks/reproduction.py table        # rewrites the tables in docs/reproduction.md
+
+Each finished training is one line in benchmarks/results; a second call repeats none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from funnelrec.common.errors import CapabilityError
+from funnelrec.data.dataset import Dataset
+from funnelrec.data.events import read_events
+from funnelrec.data.preparation import prepare
+from funnelrec.data.splits import Given
+from funnelrec.evaluation import evaluate
+from funnelrec.models import create_model
+from funnelrec.models.runs import train_run
+
+ROOT = Path(__file__).resolve().parent.parent
+SEARCH = ROOT / "benchmarks/results/search.jsonl"
+RESULTS = ROOT / "benchmarks/results/reproduction.jsonl"
+PAGE = ROOT / "docs/reproduction.md"
+SEEDS = (0, 1, 2)
+
+BEHAVIORS = {
+    "taobao15k": ("view", "cart", "purchase"),
+    "taobao48k_no_view": ("cart", "purchase"),
+    "tmall41k_no_view": ("collect", "cart", "purchase"),
+    "beibei21k_purchase_only": ("purchase",),
+}
+MODELS = ("popularity", "conversion", "mf_bpr", "lightgcn", "rmbrec")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model under settings of its own, shown as a row of its own."""
+
+    label: str
+    model: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    refit: bool = False
+
+
+def variants(dataset: str) -> list[Variant]:
+    """Return the rows of a data set: every model under the settings that validation chose."""
+    rows = [Variant(name, name, CHOSEN.get((dataset, name), {})) for name in MODELS]
+    rows.append(Variant("conversion, refitted", "conversion", refit=True))
+    rows += [
+        Variant(label, model, settings)
+        for (where, label), (model, settings) in EXTRA.items()
+        if where == dataset
+    ]
+    return rows
+
+
+# What `search` found best on validation; anything not named is the model's default.
+CHOSEN: dict[tuple[str, str], dict[str, Any]] = {}
+
+# Rows beside the five models, such as a preset.
+EXTRA: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+
+# What `search` tries: every listed dictionary is one training on the named data set.
+SPACE: dict[tuple[str, str], list[dict[str, Any]]] = {
+    ("taobao15k", "rmbrec"): [{}, {"learning_rate": 2e-3}],
+    ("tmall41k_no_view", "rmbrec"): [{}, {"without": ["cart"]}, {"pad_missing": True}],
+    ("taobao48k_no_view", "rmbrec"): [{}, {"learning_rate": 3e-3}],
+    **{
+        (name, "lightgcn"): [
+            {"batch_size": 2048, "learning_rate": 1e-3, "l2": 1e-4},
+            {"batch_size": 4096, "learning_rate": 5e-3, "l2": 1e-4},
+            {"batch_size": 4096, "learning_rate": 5e-3, "l2": 1e-3},
+            {"batch_size": 4096, "learning_rate": 5e-3, "l2": 1e-2},
+        ]
+        for name in ("taobao15k", "beibei21k_purchase_only", "tmall41k_no_view", "taobao48k_no_view")
+    },
+    **{
+        (name, "mf_bpr"): [
+            {"batch_size": 2048, "learning_rate": 1e-3, "l2": 1e-4},
+            {"batch_size": 4096, "learning_rate": 5e-3, "l2": 1e-3},
+            {"batch_size": 4096, "learning_rate": 5e-3, "l2": 1e-2},
+        ]
+        for name in ("taobao15k", "beibei21k_purchase_only", "tmall41k_no_view", "taobao48k_no_view")
+    },
+}
+
+
+def load(name: str) -> Dataset:
+    """Return a benchmark data set; one random purchase a user validates where no file does."""
+    home = os.environ.get("FUNNELREC_DATA")
+    if not home or not (Path(home) / name).is_dir():
+        sys.exit(f"{name} is not there: set FUNNELREC_DATA to the folder that holds it.")
+    folder = Path(home) / name
+    events = read_events(folder / "train.parquet", behaviors=BEHAVIORS[name])
+    validation = folder / "validation.parquet"
+    split = Given(
+        test=folder / "test.parquet",
+        validation=validation if validation.exists() else None,
+        seed=0,
+    )
+    return prepare(events, split=split, auxiliary="keep", name=name)
+
+
+def finished(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the recorded trainings by key."""
+    if not path.exists():
+        return {}
+    lines = (json.loads(line) for line in path.read_text().splitlines())
+    return {line["key"]: line for line in lines}
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Add one line; whole lines only, so that two processes may write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row, sort_keys=True) + "\n")
+
+
+def key_of(**parts: Any) -> str:
+    """Return what identifies a training."""
+    return json.dumps(parts, sort_keys=True)
+
+
+def search(only: str | None, models: set[str]) -> None:
+    """Train each point of the space once and record its validation figures."""
+    done = finished(SEARCH)
+    for (name, model), points in SPACE.items():
+        if (only and only != name) or (models and model not in models):
+            continue
+        dataset = load(name)
+        for settings in points:
+            key = key_of(dataset=name, model=model, settings=settings, seed=0)
+            if key in done:
+                continue
+            fitted = create_model(model, **settings, seed=0).fit(dataset)
+            result = evaluate(fitted, dataset, split="validation", beyond_accuracy=False)
+            overall = result.slices["overall"]
+            history = getattr(fitted, "history", None)
+            row = {
+                "key": key,
+                "dataset": name,
+                "model": model,
+                "settings": settings,
+                "seed": 0,
+                "epochs": history.best_epoch if history else None,
+                "seconds": round(history.seconds, 1) if history else None,
+                **{metric: overall[metric] for metric in ("hr@10", "ndcg@10")},
+            }
+            append(SEARCH, row)
+            print(json.dumps({k: v for k, v in row.items() if k != "key"}), flush=True)
+
+
+def run(only: str | None, models: set[str], seeds: tuple[int, ...]) -> None:
+    """Train every row with every seed and record the test figures of all slices."""
+    done = finished(RESULTS)
+    for name in BEHAVIORS:
+        if only and only != name:
+            continue
+        dataset = load(name)
+        for variant, seed in _jobs(name, seeds):
+            key = key_of(dataset=name, label=variant.label, seed=seed)
+            if key in done or (models and variant.model not in models):
+                continue
+            try:
+                row = one_run(dataset, variant, seed)
+            except CapabilityError as error:
+                print(f"{name} {variant.label}: {error}", flush=True)
+                continue
+            append(RESULTS, {"key": key, **row})
+            overall = row["slices"]["overall"]
+            print(
+                f"{name} {variant.label} seed {seed}: HR@10 {overall['hr@10']:.4f} "
+                f"NDCG@10 {overall['ndcg@10']:.4f} in {row['seconds']:.0f} s",
+                flush=True,
+            )
+
+
+def _jobs(name: str, seeds: tuple[int, ...]) -> Iterator[tuple[Variant, int]]:
+    for seed in seeds:
+        for variant in variants(name):
+            # Nothing is drawn in a counting rule, so one seed is all seeds.
+            if seed == seeds[0] or variant.model not in ("popularity", "conversion"):
+                yield variant, seed
+
+
+def one_run(dataset: Dataset, variant: Variant, seed: int) -> dict[str, Any]:
+    """Return the record of one training."""
+    model = create_model(variant.model, **variant.settings, seed=seed, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        trained = train_run(
+            dataset, model, Path(folder) / "run", source=folder, refit=variant.refit, progress="none"
+        )
+        result = trained.evaluate()
+    names = ("users", "hr@10", "ndcg@10", "hr@20", "ndcg@20")
+    return {
+        "dataset": dataset.manifest.name,
+        "fingerprint": dataset.fingerprint,
+        "label": variant.label,
+        "model": variant.model,
+        "settings": dict(variant.settings),
+        "refit": variant.refit,
+        "seed": seed,
+        "epochs": trained.record.epochs,
+        "validation": trained.record.best_validation,
+        "seconds": round(trained.record.seconds, 1),
+        "threads": torch.get_num_threads(),
+        "versions": dict(trained.record.versions),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "slices": {
+            part: {metric: values[metric] for metric in names}
+            for part, values in result.slices.items()
+        },
+    }
+
+
+def table() -> None:
+    """Rewrite the tables between the markers of the page."""
+    rows = list(finished(RESULTS).values())
+    text = PAGE.read_text()
+    for name in BEHAVIORS:
+        here = [row for row in rows if row["dataset"] == name]
+        text = _between(text, f"results {name}", _results(here))
+    text = _between(text, "search", _search(list(finished(SEARCH).values())))
+    PAGE.write_text(text)
+
+
+def _between(text: str, name: str, content: str) -> str:
+    start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+    head, found, rest = text.partition(start)
+    if not found or end not in rest:
+        sys.exit(f"{PAGE} lacks the markers {start} and {end}.")
+    return f"{head}{start}\n{content}\n{end}{rest.partition(end)[2]}"
+
+
+def _results(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| model | seeds | overall HR@10 / NDCG@10 | overall HR@20 / NDCG@20 "
+        "| conversion HR@10 / NDCG@10 | discovery HR@10 / NDCG@10 | epochs | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    for label in labels:
+        same = [row for row in rows if row["label"] == label]
+        cells = [
+            _pair(same, "overall", 10),
+            _pair(same, "overall", 20),
+            _pair(same, "conversion", 10),
+            _pair(same, "discovery", 10),
+        ]
+        epochs = ", ".join(str(row["epochs"]) for row in same if row["epochs"]) or "-"
+        seconds = f"{mean(row['seconds'] for row in same):.0f}"
+        lines.append(
+            f"| {label} | {len(same)} | {' | '.join(cells)} | {epochs} | {seconds} |"
+        )
+    users = rows[0]["slices"] if rows else {}
+    counts = ", ".join(f"{part} {values['users']:,}" for part, values in users.items())
+    return "\n".join([*lines, "", f"Users: {counts}."])
+
+
+def _pair(rows: list[dict[str, Any]], part: str, k: int) -> str:
+    return " / ".join(_spread(rows, part, metric) for metric in (f"hr@{k}", f"ndcg@{k}"))
+
+
+def _spread(rows: list[dict[str, Any]], part: str, metric: str) -> str:
+    values = [row["slices"][part][metric] for row in rows]
+    if any(value is None for value in values):
+        return "-"
+    text = f"{mean(values):.4f}"
+    return f"{text} ± {stdev(values):.4f}" if len(values) > 1 else text
+
+
+def _search(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| data set | model | settings | validation HR@10 / NDCG@10 | best epoch |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        settings = ", ".join(f"{k}={v}" for k, v in row["settings"].items()) or "defaults"
+        lines.append(
+            f"| {row['dataset']} | {row['model']} | {settings} "
+            f"| {row['hr@10']:.4f} / {row['ndcg@10']:.4f} | {row['epochs'] or '-'} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("step", choices=["search", "run", "table"])
+    parser.add_argument("--dataset", choices=list(BEHAVIORS))
+    parser.add_argument("--models", default="", help="comma-separated; all by default")
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    chosen = {name for name in arguments.models.split(",") if name}
+    if arguments.step == "search":
+        search(arguments.dataset, chosen)
+    elif arguments.step == "run":
+        run(arguments.dataset, chosen, tuple(int(s) for s in arguments.seeds.split(",")))
+    else:
+        table()
+
+
+if __name__ == "__main__":
+    main()
