@@ -29,7 +29,7 @@ PAIR = ["user_id", "item_id"]
 
 
 @cache
-def shop(seed: int = 1) -> SimulatedShop:
+def shop(seed: int) -> SimulatedShop:
     return simulate_shop(seed=seed)
 
 
@@ -67,7 +67,7 @@ def measured(simulated: SimulatedShop) -> tuple[dict[str, float], float]:
 
 
 def test_the_log_has_the_promised_columns_in_order_of_time() -> None:
-    simulated = shop()
+    simulated = shop(1)
     assert simulated.events.schema == pl.Schema(
         {"user_id": pl.String, "item_id": pl.String, "behavior": pl.String, "timestamp": pl.Int64}
     )
@@ -95,12 +95,12 @@ def test_same_seed_same_shop_and_another_seed_another() -> None:
 
 
 def test_identifiers_carry_no_information() -> None:
-    simulated = shop()
+    simulated = shop(1)
     number = np.arange(1_000)
     for column in ("price", "popularity", "quality"):
         assert abs(np.corrcoef(number, rankdata(simulated.items[column]))[0, 1]) < 0.1
-    category = simulated.items["category"]
-    assert (category == category.shift(1)).mean() < 0.06
+    category = simulated.items["category"].to_numpy()
+    assert np.mean(category[1:] == category[:-1]) < 0.06
     users = rankdata(simulated.users["activity"])
     assert abs(np.corrcoef(np.arange(users.size), users)[0, 1]) < 0.08
 
@@ -110,7 +110,7 @@ def test_users_buy_enough_for_leave_one_out_and_items_have_a_long_tail() -> None
         bought = shop(seed).events.filter(pl.col("behavior") == "purchase")
         assert bought.select(PAIR).n_unique() == bought.height
         per_user = bought.group_by("user_id").len()["len"]
-        assert 6 < per_user.sum() / per_user.len() < 12
+        assert 6 < bought.height / per_user.len() < 12
         assert (per_user >= 3).sum() > 0.85 * 2_000
         per_item = np.sort(bought.group_by("item_id").len()["len"].to_numpy())[::-1]
         assert per_item[:100].sum() > 0.35 * per_item.sum()
@@ -268,7 +268,7 @@ def test_nothing_of_the_category_is_bought_while_a_hesitation_lasts() -> None:
 
 
 def test_an_unbought_favorite_is_dearer_than_what_is_bought() -> None:
-    simulated = shop()
+    simulated = shop(1)
     pairs = simulated.truth.join(simulated.items, on="item_id").with_columns(
         (pl.col("price") / pl.col("price").median().over("category")).alias("relative")
     )
@@ -312,14 +312,13 @@ def test_conversion_is_the_share_of_waiting_pairs_bought_in_the_days_that_follow
     needs = _Needs.draw(world, settings, 3)
     stop = settings.days - CONVERSION_DAYS
     delayed = needs.dear & (needs.bought == 0)
-    patient = delayed | needs.waiting  # never replaced, never given up
+    patient = delayed | needs.waiting | (needs.replaced_by >= 0)
     open_at_stop = patient & (needs.want < stop * 86_400.0) & (needs.until > stop * 86_400.0)
     intent = _sigmoid(1.5 * world.utility(needs.user, needs.items[:, 0]))[open_at_stop]
     promised = _still_to_come(intent, needs.want[open_at_stop], settings.replace(days=stop))
     assert open_at_stop.sum() > 5_000
     assert promised.mean() > 0.1
-    # Replaced needs are missing among the waiting, hence the tolerance.
-    assert delayed[open_at_stop].mean() == pytest.approx(promised.mean(), rel=0.25)
+    assert delayed[open_at_stop].mean() == pytest.approx(promised.mean(), rel=0.06)
     order = np.argsort(promised)
     low, high = np.array_split(delayed[open_at_stop][order], 2)
     assert high.mean() > 2 * low.mean()
@@ -356,7 +355,7 @@ def hit_rate(scores: Any, purchases: Any, user: Any, item: Any) -> float:
 
 
 def test_held_out_purchases_follow_from_touches_and_from_tastes() -> None:
-    counts, purchases, user, item = held_out(shop())
+    counts, purchases, user, item = held_out(shop(1))
     touched = counts[user, item] > 0
     assert user.size > 1_700
     assert 0.6 < touched.mean() < 0.8
