@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from funnelrec.common.errors import ConfigError, DataError
 from funnelrec.data.dataset import AuxiliaryPolicy, Dataset, TrainingData
 from funnelrec.data.events import Events, read_events
-from funnelrec.data.preparation import prepare
+from funnelrec.data.importers import import_layout
+from funnelrec.data.preparation import prepare, prepare_imported
 from funnelrec.data.splits import Given, GlobalTime, LeaveOneOut, Split
 
 BEHAVIORS = ("view", "cart", "buy")
@@ -281,3 +282,29 @@ def test_the_public_taobao_log_has_its_published_size() -> None:
     assert training.interactions["cart"].nnz == 180_027
     assert training.purchases.nnz + training.validation.nnz == 92_180
     assert training.validation.user_degrees.max() == 1
+
+
+def test_further_identifiers_join_after_those_of_the_log() -> None:
+    log = pl.DataFrame(
+        {"user_id": [3, 3, 3], "item_id": [5, 6, 7], "behavior": ["buy", "buy", "buy"]}
+    )
+    with pytest.warns(UserWarning, match="alone"):
+        events = read_events(log, behaviors=["buy"])
+    dataset = prepare(events, users=pl.Series([1, 3]), items=pl.Series([9, 5]))
+    assert dataset.training.user_ids.values.to_list() == [3, 1]
+    assert dataset.training.item_ids.values.to_list() == [5, 6, 7, 9]
+    with pytest.raises(DataError, match="further identifiers of item_id must be Int64"):
+        prepare(events, items=pl.Series(["nine"]))
+
+
+def test_an_imported_layout_keeps_its_stated_size(tmp_path: Path) -> None:
+    (tmp_path / "count.txt").write_text('{"user": 4, "item": 6}')
+    (tmp_path / "view.txt").write_text("1 1\n1 2\n2 3\n")
+    (tmp_path / "buy.txt").write_text("1 1\n1 3\n1 4\n2 3\n")
+    (tmp_path / "test.txt").write_text("1 5\n2 1\n")
+    log = import_layout(tmp_path, behaviors=["view", "buy"])
+    dataset = prepare_imported(log, seed=1, name="tiny")
+    assert (dataset.n_users, dataset.n_items) == (4, 6)
+    assert dataset.test.nnz == 2
+    assert dataset.training.validation.nnz == 1
+    assert dataset.manifest.split.kind == "given"

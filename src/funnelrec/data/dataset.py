@@ -117,8 +117,8 @@ class TrainingData:
     user_ids, item_ids
         External identifiers; models never read them.
     recent
-        Auxiliary interactions that happened after the validation purchase: released to
-        training only by :meth:`with_validation`.
+        Interactions that happened after the validation purchase, and repeats of earlier
+        purchases among them: released to training only by :meth:`with_validation`.
     """
 
     behaviors: tuple[str, ...]
@@ -222,7 +222,7 @@ class TrainingData:
         return replace(
             self,
             interactions=interactions,
-            validation=Interactions.empty(self.n_users, self.n_items),
+            validation=Interactions.empty(self.n_users, self.n_items, dated=self.has_timestamps),
             recent={},
         )
 

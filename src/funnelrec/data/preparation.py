@@ -12,10 +12,11 @@ from funnelrec import __version__
 from funnelrec.common.columns import BEHAVIOR, ITEM, TIMESTAMP, USER
 from funnelrec.common.errors import ConfigError, DataError
 from funnelrec.data.dataset import AuxiliaryPolicy, Dataset, IdMap, Manifest, TrainingData
-from funnelrec.data.events import Events
+from funnelrec.data.events import Events, read_events
 from funnelrec.data.filters import CoreBy, k_core
+from funnelrec.data.importers import ImportedLog
 from funnelrec.data.interactions import Interactions
-from funnelrec.data.splits import Given, Split, split_events
+from funnelrec.data.splits import Given, LeaveOneOut, Split, split_events
 
 
 def prepare(
@@ -27,6 +28,8 @@ def prepare(
     item_core: int = 0,
     core_by: CoreBy = "target",
     name: str = "events",
+    users: pl.Series | None = None,
+    items: pl.Series | None = None,
 ) -> Dataset:
     """Return the log as a data set: filtered, split, de-duplicated and numbered.
 
@@ -45,12 +48,16 @@ def prepare(
         before it is split, so not to be had with given held-out pairs.
     name
         What the data set is called in results.
+    users, items
+        Identifiers that belong to the data set whether or not an event names them, such as a
+        catalogue with items nobody has touched yet.
 
     Returns
     -------
     Dataset
         Users and items are numbered in ascending order of their identifiers in the log; those
-        that only held-out files name follow, validation before test. Equal events in another
+        that only held-out files name follow, validation before test, then those of ``users`` and
+        ``items``. Equal events in another
         order give an equal data set. The notes of the manifest count everything that was merged,
         set aside or dropped.
 
@@ -96,15 +103,15 @@ def prepare(
         events = replace(events, frame=frame)
     parts = split_events(events, split, auxiliary)
     numbering = [events.frame, parts.validation, parts.test]
-    users, items = _ids(numbering, USER), _ids(numbering, ITEM)
+    user_ids, item_ids = _ids(numbering, USER, users), _ids(numbering, ITEM, items)
 
     def matrix(frame: pl.DataFrame) -> Interactions:
         dates = frame[TIMESTAMP].to_numpy() if TIMESTAMP in frame.columns else None
         return Interactions.from_pairs(
-            users.encode(frame[USER]),
-            items.encode(frame[ITEM]),
-            n_users=len(users),
-            n_items=len(items),
+            user_ids.encode(frame[USER]),
+            item_ids.encode(frame[ITEM]),
+            n_users=len(user_ids),
+            n_items=len(item_ids),
             first=dates,
         )
 
@@ -127,8 +134,8 @@ def prepare(
             target=events.target,
             interactions=interactions,
             validation=matrix(parts.validation),
-            user_ids=users,
-            item_ids=items,
+            user_ids=user_ids,
+            item_ids=item_ids,
             recent={n: part for n, part in matrices(parts.recent).items() if part.nnz},
         ),
         test=matrix(parts.test),
@@ -148,10 +155,63 @@ def prepare(
     )
 
 
-def _ids(frames: Sequence[pl.DataFrame], name: str) -> IdMap:
+def _ids(frames: Sequence[pl.DataFrame], name: str, further: pl.Series | None) -> IdMap:
     """Return the identifiers of the first frame in order, then the new ones of each next."""
     known = frames[0].select(name).unique().sort(name)
-    for frame in frames[1:]:
-        new = frame.select(name).unique().join(known, on=name, how="anti").sort(name)
-        known = pl.concat([known, new])
+    parts = [frame.select(name) for frame in frames[1:]]
+    if further is not None:
+        kind = known.schema[name]
+        if further.dtype.is_integer() != kind.is_integer() or further.null_count():
+            raise DataError(
+                f"further identifiers of {name} must be {kind} and not null like those of the "
+                f"log, got {further.dtype} with {further.null_count()} nulls."
+            )
+        parts.append(further.alias(name).to_frame().cast({name: kind}))
+    for part in parts:
+        known = pl.concat([known, part.unique().join(known, on=name, how="anti").sort(name)])
     return IdMap(known[name].rechunk())
+
+
+def prepare_imported(
+    log: ImportedLog,
+    *,
+    auxiliary: AuxiliaryPolicy | None = None,
+    holdout_minimum: int | None = 3,
+    seed: int = 0,
+    name: str = "events",
+) -> Dataset:
+    """Return a public benchmark layout as a data set, split as its files say.
+
+    Parameters
+    ----------
+    log
+        From :func:`funnelrec.data.importers.import_layout`.
+    auxiliary
+        As in :func:`prepare`.
+    holdout_minimum, seed
+        Where the layout has no validation file, how many purchases a user needs to give one,
+        and what draws it; see :class:`funnelrec.data.splits.Given`.
+    name
+        What the data set is called in results.
+
+    Returns
+    -------
+    Dataset
+        With every user and item that the layout states. A layout without a test file is split
+        by :class:`funnelrec.data.splits.LeaveOneOut`.
+    """
+    events = read_events(log.train, behaviors=log.behaviors, target=log.target)
+    events = replace(events, source=log.source, notes=(*log.notes, *events.notes))
+    split: Split = LeaveOneOut.create(seed=seed)
+    if log.test is not None:
+        split = Given.create(
+            test=log.test, validation=log.validation, holdout_minimum=holdout_minimum, seed=seed
+        )
+    return prepare(
+        events,
+        split=split,
+        auxiliary=auxiliary,
+        name=name,
+        users=log.user_ids(),
+        items=log.item_ids(),
+    )
