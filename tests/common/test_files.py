@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from funnelrec.common.errors import DataError, UsageError
+from funnelrec.common.files import (
+    atomic_folder,
+    atomic_path,
+    make_folder,
+    read_json,
+    write_json,
+)
+
+
+class BrokenBlockError(Exception):
+    """Raised inside a block that writes."""
+
+
+def test_the_file_appears_only_when_the_block_is_done(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+        assert temporary.parent == path.parent
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_in_the_block_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("hal")
+            raise BrokenBlockError
+
+    with pytest.raises(BrokenBlockError):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_json(tmp_path / "a.json", 1)
+        with atomic_folder(tmp_path / "folder", marker="m") as folder:
+            (folder / "m").touch()
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UsageError, match="a folder of that name exists"),
+        atomic_path(tmp_path),
+    ):
+        pytest.fail("the block must not run")
+
+
+def write_folder(path: Path, content: str, *, then_fail: bool = False) -> None:
+    with atomic_folder(path, marker="marker") as folder:
+        (folder / "marker").touch()
+        (folder / "content").write_text(content)
+        if then_fail:
+            raise BrokenBlockError
+
+
+def test_a_folder_of_ours_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "folder"
+    write_folder(path, "old")
+    (path / "left over").touch()
+    write_folder(path, "new")
+    assert (path / "content").read_text() == "new"
+    assert sorted(part.name for part in path.iterdir()) == ["content", "marker"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    path = make_folder(tmp_path / "folder")
+    write_folder(path, "new")
+    assert (path / "content").read_text() == "new"
+
+
+def test_an_error_in_the_block_leaves_the_old_folder_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    write_folder(path, "old")
+    with pytest.raises(BrokenBlockError):
+        write_folder(path, "new", then_fail=True)
+    assert (path / "content").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_with_other_content_is_refused_and_untouched(tmp_path: Path) -> None:
+    path = make_folder(tmp_path / "photos")
+    (path / "holiday.jpg").write_text("precious")
+    with pytest.raises(UsageError) as caught:
+        write_folder(path, "new")
+    assert str(caught.value) == (
+        f"the folder {path} exists and holds other files (no marker in it); "
+        "name another folder or empty this one first."
+    )
+    assert (path / "holiday.jpg").read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(UsageError, match="a file of that name exists"):
+        write_folder(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_a_folder_that_cannot_be_made_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot create the folder .*file/below: Not a directory"):
+        make_folder(tmp_path / "file" / "below")
+
+
+def test_json_comes_back_as_it_went(tmp_path: Path) -> None:
+    value = {"name": "Käse", "numbers": [1, 2.5, None, True]}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+
+
+def test_nan_is_no_json_and_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(path, math.nan)
+    assert read_json(path) == 1
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])
+def test_what_is_no_json_is_a_data_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"cannot read {path} as JSON"):
+        read_json(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_json(tmp_path / "none.json")
+    assert str(caught.value) == f"no such file: {tmp_path / 'none.json'}."

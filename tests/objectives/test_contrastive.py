@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from funnelrec.objectives.contrastive import decoupled_alignment, info_nce
+
+
+def views(seed: int, rows: int, dim: int = 4) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(rows, dim, generator=generator, dtype=torch.float64),
+        torch.randn(rows, dim, generator=generator, dtype=torch.float64),
+    )
+
+
+def cos(one: Tensor, other: Tensor) -> float:
+    return float((one @ other) / (one.norm() * other.norm()))
+
+
+def slow_info_nce(anchor: Tensor, other: Tensor, temperature: float) -> float:
+    total = 0.0
+    for place, row in enumerate(anchor):
+        terms = [math.exp(cos(row, candidate) / temperature) for candidate in other]
+        total -= math.log(terms[place] / sum(terms))
+    return total / len(anchor)
+
+
+def slow_decoupled(view: Tensor, anchor: Tensor, temperature: float) -> float:
+    total = 0.0
+    for place, row in enumerate(view):
+        numerator = math.exp(cos(row, anchor[place]) / temperature)
+        rest = [
+            math.exp(cos(row, candidate) / temperature)
+            for number, candidate in enumerate(view)
+            if number != place
+        ]
+        total -= math.log(numerator / sum(rest))
+    return total / len(view)
+
+
+seeds, sizes, temperatures = st.integers(0, 1000), st.integers(2, 7), st.floats(0.05, 2.0)
+
+
+@given(seeds, sizes, temperatures)
+def test_info_nce_is_its_definition(seed: int, rows: int, temperature: float) -> None:
+    anchor, other = views(seed, rows)
+    forward = slow_info_nce(anchor, other, temperature)
+    backward = slow_info_nce(other, anchor, temperature)
+    one_way = info_nce(anchor, other, temperature=temperature, symmetric=False)
+    both = info_nce(anchor, other, temperature=temperature)
+    assert one_way.item() == pytest.approx(forward, rel=1e-9)
+    assert both.item() == pytest.approx((forward + backward) / 2, rel=1e-9)
+
+
+@given(seeds, sizes, temperatures)
+def test_decoupled_alignment_is_its_definition(seed: int, rows: int, temperature: float) -> None:
+    view, anchor = views(seed, rows)
+    found = decoupled_alignment(view, anchor, temperature=temperature)
+    assert found.item() == pytest.approx(slow_decoupled(view, anchor, temperature), rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 5, 16])
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_orthonormal_identical_views(n: int, temperature: float) -> None:
+    rows = torch.eye(n, dtype=torch.float64)
+    official = math.log(1 + (n - 1) * math.exp(-1 / temperature))
+    eq3 = -1 / temperature + math.log(n - 1)
+    assert info_nce(rows, rows, temperature=temperature).item() == pytest.approx(
+        official, rel=1e-9, abs=1e-12
+    )
+    assert decoupled_alignment(rows, rows, temperature=temperature).item() == pytest.approx(eq3)
+
+
+@given(seeds, sizes)
+def test_lengths_of_rows_do_not_matter(seed: int, rows: int) -> None:
+    one, other = views(seed, rows)
+    scale = torch.arange(1, rows + 1, dtype=torch.float64)[:, None]
+    for loss in (info_nce, decoupled_alignment):
+        plain = loss(one, other, temperature=0.3)
+        assert loss(one * scale, other / scale, temperature=0.3).item() == pytest.approx(
+            plain.item(), rel=1e-9
+        )
+
+
+def test_the_two_forms_repel_from_different_rows() -> None:
+    # The anchors of two users coincide, their views do not: only cross-view negatives see it.
+    view = torch.eye(2, dtype=torch.float64)
+    anchor = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    moved = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    assert slow_decoupled(view, anchor, 1.0) == pytest.approx(-0.5)
+    assert decoupled_alignment(view, anchor, temperature=1.0).item() == pytest.approx(-0.5)
+    assert decoupled_alignment(view, moved, temperature=1.0).item() == pytest.approx(-1.0)
+    assert info_nce(view, anchor, temperature=1.0).item() > math.log(2)
+
+
+@pytest.mark.parametrize("rows", [1])
+def test_a_single_row_has_nothing_to_be_told_from(rows: int) -> None:
+    one, other = views(3, rows)
+    one.requires_grad_()
+    for loss in (info_nce, decoupled_alignment):
+        value = loss(one, other, temperature=0.07)
+        assert value.item() == pytest.approx(0.0, abs=1e-12)
+        (slope,) = torch.autograd.grad(value, one)
+        assert slope.abs().max().item() < 1e-9
+
+
+def test_zero_rows_give_finite_values_and_gradients() -> None:
+    one, other = views(4, 3)
+    one[1] = 0
+    one.requires_grad_()
+    for loss in (info_nce, decoupled_alignment):
+        value = loss(one, other, temperature=0.07)
+        (slope,) = torch.autograd.grad(value, one)
+        assert value.isfinite()
+        assert slope.isfinite().all()
+
+
+def test_a_small_temperature_does_not_overflow_in_single_precision() -> None:
+    rows = torch.eye(4)
+    assert info_nce(rows, rows.flip(0), temperature=0.005).item() == pytest.approx(200.0)
+    assert decoupled_alignment(rows, rows, temperature=0.005).isfinite()
+
+
+def test_gradients_agree_with_finite_differences() -> None:
+    one, other = (view.requires_grad_() for view in views(5, 4))
+    for loss in (info_nce, decoupled_alignment):
+        assert torch.autograd.gradcheck(
+            lambda a, b, loss=loss: loss(a, b, temperature=0.5), (one, other)
+        )
