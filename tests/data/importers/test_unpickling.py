@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from funnelrec.common.errors import DataError
-from funnelrec.data._unpickling import read_pickle
+from funnelrec.data.importers._unpickling import read_pickle
 
 PROTOCOLS = [0, 1, 2, 3, 4, 5]
 MATRIX = np.array([[0, 3, 0], [1, 0, 0], [0, 0, 0], [0, 2, 7]])
