@@ -17,13 +17,13 @@ from funnelrec.data.simulation import (
     START,
     ShopConfig,
     SimulatedShop,
-    _Needs,
-    _record_patterns,
-    _sigmoid,
-    _still_to_come,
-    _World,
     simulate_shop,
 )
+from funnelrec.data.simulation._needs import Needs
+from funnelrec.data.simulation._records import record_patterns
+from funnelrec.data.simulation._shared import sigmoid
+from funnelrec.data.simulation._world import World
+from funnelrec.data.simulation.shop import _still_to_come
 
 PAIR = ["user_id", "item_id"]
 
@@ -154,7 +154,7 @@ def test_record_patterns_have_the_wanted_marginals_and_no_empty_set() -> None:
         [0.4, 0.4, 0.4],
         [0.7, 0.0, 0.6],
     ):
-        patterns, chances = _record_patterns(shares)
+        patterns, chances = record_patterns(shares)
         assert patterns.any(axis=1).all()
         assert chances.sum() == pytest.approx(1)
         assert (chances[:, None] * patterns).sum(axis=0) == pytest.approx(shares, abs=1e-9)
@@ -308,13 +308,13 @@ def test_weaker_records_of_a_purchase_begin_first() -> None:
 def test_conversion_is_the_share_of_waiting_pairs_bought_in_the_days_that_follow() -> None:
     # Story against formula: stop the clock early and see who still buys.
     settings = ShopConfig.create(n_users=20_000, settle_share=0.0, resolve_share=0.8, days=90)
-    world = _World.draw(settings, 3)
-    needs = _Needs.draw(world, settings, 3)
+    world = World.draw(settings, 3)
+    needs = Needs.draw(world, settings, 3)
     stop = settings.days - CONVERSION_DAYS
     delayed = needs.dear & (needs.bought == 0)
     patient = delayed | needs.waiting | (needs.replaced_by >= 0)
     open_at_stop = patient & (needs.want < stop * 86_400.0) & (needs.until > stop * 86_400.0)
-    intent = _sigmoid(1.5 * world.utility(needs.user, needs.items[:, 0]))[open_at_stop]
+    intent = sigmoid(1.5 * world.utility(needs.user, needs.items[:, 0]))[open_at_stop]
     promised = _still_to_come(intent, needs.want[open_at_stop], settings.replace(days=stop))
     assert open_at_stop.sum() > 5_000
     assert promised.mean() > 0.1
