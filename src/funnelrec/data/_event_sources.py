@@ -1,0 +1,180 @@
+"""Event logs as their sources hold them: files, folders and frames under our column names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from funnelrec.common.columns import BEHAVIOR, ITEM, TIMESTAMP, USER
+from funnelrec.common.errors import DataError, UsageError, suggestion
+
+_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq", ".arrow", ".feather", ".ipc")
+
+
+@dataclass(frozen=True)
+class RawLog:
+    """Values as they were read, under our column names."""
+
+    frame: pl.DataFrame
+    names: Mapping[str, str]
+    source: str
+    path: Path | None
+    textual: bool
+
+
+def source_name(source: Any) -> str:
+    """Return how messages and manifests call ``source``: its path, or what kind of frame it is.
+
+    >>> source_name(pl.DataFrame())
+    'polars DataFrame'
+    """
+    if isinstance(source, (str, Path)):
+        return str(source)
+    kind = type(source)
+    return f"{kind.__module__.partition('.')[0]} {kind.__name__}"
+
+
+def read_raw(
+    source: Any,
+    columns: Mapping[str, str] | None,
+    *,
+    required: Sequence[str],
+    optional: Sequence[str],
+) -> RawLog:
+    """Return the wanted columns of a source, values as they are; ``columns`` renames."""
+    given = dict(columns or {})
+    known = (USER, ITEM, BEHAVIOR, TIMESTAMP)
+    for name in given:
+        if name not in known:
+            raise UsageError(f"unknown key {name!r} in columns: {suggestion(name, known)}")
+    name = source_name(source)
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    with _reading(name):
+        parts = _open(source, path)
+        present = parts[0].collect_schema().names()
+        wanted = {ours: given.get(ours, ours) for ours in required}
+        wanted |= {
+            ours: given.get(ours, ours) for ours in optional if ours in given or ours in present
+        }
+        if len(set(wanted.values())) < len(wanted):
+            raise UsageError(f"columns must name a different column each, got {wanted}.")
+        for part in parts:
+            _check_columns(wanted, part.collect_schema().names(), name)
+        chosen = [
+            part.select(pl.col(theirs).alias(o) for o, theirs in wanted.items()) for part in parts
+        ]
+        # Parts written by different jobs may hold 32-bit here and 64-bit integers there.
+        frame = pl.concat(chosen, how="vertical_relaxed").collect()
+    if not frame.height:
+        raise DataError(f"{name} holds no rows.")
+    textual = path is not None and format_suffix(path).startswith((".csv", ".tsv"))
+    return RawLog(frame, wanted, name, path, textual)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except pl.exceptions.NoDataError as error:
+        raise DataError(f"{name} is empty.") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(
+            f"cannot read {name}: {reason[0]}. It may be damaged or of another format."
+        ) from error
+
+
+def format_suffix(path: Path) -> str:
+    """Return the ending that tells the format of a file, or nothing."""
+    name = path.name.lower()
+    return max((s for s in _SUFFIXES if name.endswith(s)), key=len, default="")
+
+
+def _open(source: Any, path: Path | None) -> list[pl.LazyFrame]:
+    if path is not None:
+        return _open_path(path)
+    if isinstance(source, pl.LazyFrame):
+        return [source]
+    if isinstance(source, pl.DataFrame):
+        return [source.lazy()]
+    if type(source).__module__.partition(".")[0] == "pandas":
+        import pyarrow as pa
+
+        try:
+            return [pl.DataFrame(pa.Table.from_pandas(source, preserve_index=False)).lazy()]
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise DataError(
+                f"cannot read the pandas frame: {error}. Give each column one type and one name."
+            ) from error
+    if hasattr(source, "__arrow_c_stream__"):
+        return [pl.DataFrame(source).lazy()]
+    raise UsageError(
+        "events must be a path or a polars, pandas or Arrow table, got "
+        f"{type(source).__module__}.{type(source).__qualname__}."
+    )
+
+
+def _open_path(path: Path) -> list[pl.LazyFrame]:
+    if path.is_dir():
+        parts = sorted(
+            part
+            for ending in ("*.parquet", "*.pq")
+            for part in path.rglob(ending)
+            # Engines keep their own files under names that start like this.
+            if not any(word.startswith((".", "_")) for word in part.relative_to(path).parts)
+        )
+        if not parts:
+            raise DataError(f"the folder {path} holds no Parquet file (*.parquet).")
+        return [pl.scan_parquet(part, glob=False, hive_partitioning=True) for part in parts]
+    if not path.exists():
+        raise DataError(f"no such file or folder: {path}.")
+    if not path.stat().st_size:
+        raise DataError(f"{path} is empty.")
+    match format_suffix(path):
+        case ".parquet" | ".pq":
+            return [pl.scan_parquet(path, glob=False)]
+        case ".arrow" | ".feather" | ".ipc":
+            with path.open("rb") as file:
+                seekable = file.read(6) == b"ARROW1"
+            return [pl.scan_ipc(path) if seekable else pl.read_ipc_stream(path).lazy()]
+        case ".csv" | ".csv.gz" | ".tsv" | ".tsv.gz" as ending:
+            # Text stays text until whole columns are seen: leading zeros of an id survive.
+            separator = "," if ending.startswith(".csv") else "\t"
+            return [pl.scan_csv(path, separator=separator, infer_schema=False, glob=False)]
+        case _:
+            raise DataError(
+                f"cannot tell the format of {path} by its name; known endings: "
+                f"{', '.join(_SUFFIXES)}."
+            )
+
+
+def _check_columns(wanted: Mapping[str, str], present: Sequence[str], source: str) -> None:
+    missing = {ours: theirs for ours, theirs in wanted.items() if theirs not in present}
+    if not missing:
+        return
+    plain = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in present}
+    sentences, fix = [], {}
+    for ours, theirs in missing.items():
+        near = get_close_matches(re.sub(r"[^a-z0-9]", "", theirs.lower()), list(plain), n=1)
+        hint = f" (near: {plain[near[0]]!r})" if near else ""
+        sentences.append(f"{theirs!r}{hint}")
+        fix[ours] = plain[near[0]] if near else "..."
+    separator = next((s for s in ";\t|" if len(present) == 1 and s in present[0]), None)
+    advice = (
+        f"The values seem to be separated by {separator!r}; use a comma."
+        if separator
+        else f"Name yours with columns={fix}."
+    )
+    raise DataError(
+        f"{source} has no column {' and no column '.join(sentences)}. It has: "
+        f"{', '.join(repr(name) for name in present)}. {advice}"
+    )
