@@ -1,0 +1,67 @@
+# Two targets matter: `make demo` and `make test`. Each sets itself up in .venv first.
+PYTHON ?= python3
+OUT ?= demo-output
+DATA ?=
+BEHAVIORS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PINS := pyproject.toml ci-constraints.txt
+# mypy refuses a folder without Python files.
+TYPED := src tests $(if $(wildcard benchmarks/*.py),benchmarks)
+# More threads than idle cores make small matrix products slower, not faster.
+TEST_ENV := OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test venv lint typecheck doctest pytest clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.installed-demo ## Run the main job on a simulated shop, or on DATA=path [BEHAVIORS=view,cart,purchase] [OUT=folder].
+	@$(BIN)/funnelrec demo --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(BEHAVIORS),--behaviors "$(BEHAVIORS)")
+
+test: lint typecheck doctest pytest ## Linter, type check, doctests and tests: what CI runs.
+
+venv: $(VENV)/.installed-test ## Create .venv with everything for development.
+
+lint: $(VENV)/.installed-test ## Linter and formatter, changing nothing.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/.installed-test ## mypy --strict.
+	$(BIN)/mypy --strict $(TYPED)
+
+doctest: $(VENV)/.installed-test ## Run the examples in the docstrings.
+	$(TEST_ENV) $(BIN)/python -m pytest -q --doctest-modules src
+
+pytest: $(VENV)/.installed-test ## Run the test-suite.
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 tests
+
+clean: ## Remove .venv, caches and the demo's output.
+	rm -rf $(VENV) demo-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "funnelrec needs Python 3.11 or newer; name one with: make PYTHON=python3.12 demo" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "$(PYTHON) could not make a virtual environment; on Debian and Ubuntu install python3-venv." >&2; exit 1; }
+	@touch $@
+
+# torch comes first and pinned, or pip would fetch a build with several gigabytes of CUDA packages.
+$(VENV)/.installed-torch: ci-constraints.txt | $(VENV)/.created
+	@echo "Installing torch into $(VENV) (once) ..."
+	@$(PIP) install -c ci-constraints.txt torch
+	@touch $@
+
+$(VENV)/.installed-demo: $(PINS) $(VENV)/.installed-torch
+	@echo "Installing funnelrec into $(VENV) (once) ..."
+	@$(PIP) install -c ci-constraints.txt -e '.[plots]'
+	@touch $@
+
+$(VENV)/.installed-test: $(PINS) $(VENV)/.installed-torch
+	@echo "Installing funnelrec and its development tools into $(VENV) (once) ..."
+	@$(PIP) install -c ci-constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,362 @@
+"""The main job from end to end: event log in, trained models, results, lists and a report out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from funnelrec import __version__
+from funnelrec.common.errors import (
+    CapabilityError,
+    TrainingDivergedError,
+    UsageError,
+)
+from funnelrec.common.files import atomic_folder, atomic_path, write_json
+from funnelrec.common.optional import require
+from funnelrec.comparison.report import sample_users, write_report
+from funnelrec.comparison.results import ModelResult, comparable_groups, rank_metrics
+from funnelrec.data.dataset import Dataset
+from funnelrec.data.diagnostics import diagnose
+from funnelrec.data.events import Events, read_events
+from funnelrec.data.preparation import prepare
+from funnelrec.data.simulation import ShopConfig, simulate_shop
+from funnelrec.evaluation.evaluate import RankingValidator
+from funnelrec.evaluation.slices import SLICES
+from funnelrec.models import create_model
+from funnelrec.models.runs import Run, train_run
+from funnelrec.training.progress import ProgressStyle
+
+MARKER = "demo.json"
+MODELS = ("popularity", "conversion", "mf_bpr", "lightgcn", "rmbrec")
+SELECTED_BY = "ndcg@10"
+FAVORITE = "rmbrec"
+LIST_LENGTH = 10
+
+
+@dataclass(frozen=True, eq=False)
+class DemoResult:
+    """What a demo made and where it is.
+
+    Parameters
+    ----------
+    out
+        The folder that holds everything.
+    dataset
+        Folder of the prepared data set.
+    events
+        The simulated log; None where the user's own was read.
+    runs
+        Run folder of each model.
+    recommendations
+        Parquet file with the lists of each model that has one; ``selected`` among them.
+    report
+        The HTML page.
+    results
+        What each model reached.
+    selected
+        The model with the best validation NDCG@10, whose lists are ``recommendations.parquet``.
+    skipped
+        Models that could not work on the log, with the reason.
+    seconds
+        Wall clock of it all.
+    """
+
+    out: Path
+    dataset: Path
+    events: Path | None
+    runs: Mapping[str, Path]
+    recommendations: Mapping[str, Path]
+    report: Path
+    results: tuple[ModelResult, ...]
+    selected: str
+    skipped: Mapping[str, str]
+    seconds: float
+
+
+def run_demo(
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    seed: int = 0,
+    behaviors: Sequence[str] | None = None,
+    models: Sequence[str] = MODELS,
+    shop: ShopConfig | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: ProgressStyle = "auto",
+    console: Console | None = None,
+) -> DemoResult:
+    """Do the main job, write everything into one folder and print where it is.
+
+    Reads or simulates a log, diagnoses and splits it, trains each model, evaluates it on
+    validation and test, writes recommendations and ``report.html``.
+
+    Parameters
+    ----------
+    out
+        The folder. One that an earlier demo made is replaced when the new one is complete;
+        another one that is not empty is refused.
+    data
+        The user's log, as :func:`funnelrec.read_events` takes it; a simulated shop if None.
+    seed
+        Decides every random draw.
+    behaviors
+        Behaviors of the log, weak to strong; by their names if None.
+    models
+        Names of the models; one that cannot work on the log is listed with the reason.
+    shop
+        Settings of the simulated shop; about 2,000 users x 1,000 items if None.
+    settings
+        Settings of single models by name, where they are not the defaults.
+    progress
+        What is shown while models train: ``auto``, ``bar``, ``lines`` or ``none``.
+    console
+        Where to print; standard output if None.
+
+    Raises
+    ------
+    DataError
+        If the log breaks a rule, or no purchase can be held out.
+    ConfigError
+        For an unknown model or setting.
+    UsageError
+        If ``out`` holds other people's files, or the log lies in the folder to be replaced.
+    CapabilityError
+        If none of the models can work on the log.
+    MissingExtraError
+        If plotly is not installed.
+    """
+    began = time.monotonic()
+    console = console or Console(highlight=False)
+    out = Path(out)
+    # Everything that can be refused is refused before any work.
+    require("plotly.graph_objects", "plots")
+    if data is not None and out.resolve() in (Path(data).resolve(), *Path(data).resolve().parents):
+        raise UsageError(
+            f"the log {data} lies in the folder {out}, which this would replace; "
+            "name another folder for the output."
+        )
+    names = tuple(dict.fromkeys(models))
+    given = settings or {}
+    created = {name: create_model(name, config=given.get(name), seed=seed) for name in names}
+
+    with atomic_folder(out, marker=MARKER) as folder:
+        events, summary = _log(folder, out, data, behaviors, shop, seed, console)
+        dataset = prepare(events, name="simulated shop" if data is None else Path(data).stem)
+        diagnostics = diagnose(dataset)
+        dataset.save(folder / "dataset")
+        console.print(diagnostics.render())
+
+        results: list[ModelResult] = []
+        runs: dict[str, Run] = {}
+        skipped: dict[str, str] = {}
+        for place, name in enumerate(names, start=1):
+            _step(console, f"Training {name} ({place} of {len(names)})")
+            try:
+                run = train_run(
+                    dataset,
+                    created[name],
+                    folder / "runs" / name,
+                    source=out / "dataset",
+                    # Cut before the validation purchase, training lags one purchase behind the
+                    # test; refitting gives back what was known in between.
+                    refit=bool(dataset.training.validation.nnz),
+                    progress=progress,
+                )
+                results.append(_evaluated(run, dataset))
+            except (CapabilityError, TrainingDivergedError) as error:
+                skipped[name] = str(error)
+                console.print(f"  not trained: {error}", markup=False)
+                continue
+            runs[name] = run
+        if not results:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+            raise CapabilityError(f"no model can work on this log. {reasons}")
+
+        selected = _select(results)
+        _step(console, f"Writing lists and the report; validation chose {selected}")
+        _write_lists(folder / "recommendations.parquet", runs[selected])
+        recommendations = {selected: out / "recommendations.parquet"}
+        if FAVORITE in runs and selected != FAVORITE:
+            name = f"recommendations-{FAVORITE}.parquet"
+            _write_lists(folder / name, runs[FAVORITE])
+            recommendations[FAVORITE] = out / name
+        tested = dataset.training.user_ids.decode(dataset.test.users).unique(maintain_order=True)
+        write_report(
+            folder / "report.html",
+            dataset=dataset,
+            diagnostics=diagnostics,
+            results=results,
+            samples=sample_users(
+                runs[selected].dataset,
+                runs[selected].model.recommend(tested, k=LIST_LENGTH),
+                seed=seed,
+            ),
+            selected=selected,
+            skipped=skipped,
+            commands=_commands(out, data, seed, behaviors or events.behaviors, runs),
+            metric=SELECTED_BY,
+            summary=summary,
+        )
+        seconds = time.monotonic() - began
+        write_json(
+            folder / MARKER,
+            {
+                "funnelrec": __version__,
+                "seed": seed,
+                "data": None if data is None else str(data),
+                "selected": selected,
+                "skipped": skipped,
+                "seconds": seconds,
+                "results": {result.name: result.test.to_dict() for result in results},
+            },
+        )
+    result = DemoResult(
+        out=out,
+        dataset=out / "dataset",
+        events=out / "events.parquet" if data is None else None,
+        runs={name: out / "runs" / name for name in runs},
+        recommendations=recommendations,
+        report=out / "report.html",
+        results=tuple(results),
+        selected=selected,
+        skipped=skipped,
+        seconds=seconds,
+    )
+    _print_result(console, result)
+    return result
+
+
+def _log(
+    folder: Path,
+    out: Path,
+    data: str | Path | None,
+    behaviors: Sequence[str] | None,
+    shop: ShopConfig | None,
+    seed: int,
+    console: Console,
+) -> tuple[Events, str]:
+    """Return the events and a sentence on where they come from."""
+    if data is not None:
+        _step(console, f"Reading {data}")
+        return read_events(data, behaviors=behaviors), f"The log was read from {data}."
+    _step(console, "Simulating a small shop")
+    made = simulate_shop(shop, seed=seed)
+    with atomic_path(folder / "events.parquet") as temporary:
+        made.events.write_parquet(temporary)
+    events = read_events(folder / "events.parquet", behaviors=behaviors or made.behaviors)
+    summary = (
+        f"The log is that of a simulated shop with {made.config.n_users:,} users and "
+        f"{made.config.n_items:,} items (seed {seed}), written to events.parquet: it shows the "
+        "way, and says nothing about how models do on real shoppers."
+    )
+    # The folder that the log was read from gets its name when all is done.
+    return replace(events, source=str(out / "events.parquet")), summary
+
+
+def _evaluated(run: Run, dataset: Dataset) -> ModelResult:
+    return ModelResult(run.record, run.evaluate(), _validation(run, dataset), run.history)
+
+
+def _validation(run: Run, dataset: Dataset) -> dict[str, float]:
+    """Return the metrics on validation pairs of the model as it was before the refit."""
+    if not dataset.training.validation.nnz:
+        return {}
+    history = run.history
+    if history is not None and history.best_epoch:
+        kept = history.records[history.best_epoch - 1].validation
+        if SELECTED_BY in kept:
+            return dict(kept)
+    record = run.record
+    fitted = create_model(record.model, config=record.config, seed=record.seed).fit(dataset)
+    return RankingValidator(dataset.training, SELECTED_BY)(fitted)
+
+
+def _select(results: Sequence[ModelResult]) -> str:
+    """Return the name of the best model on validation; the test has no say."""
+    scores = {
+        result.name: result.validation[SELECTED_BY]
+        for result in results
+        if SELECTED_BY in result.validation
+    }
+    if scores:
+        return max(scores, key=lambda name: scores[name])
+    names = [result.name for result in results]
+    return FAVORITE if FAVORITE in names else names[-1]
+
+
+def _write_lists(path: Path, run: Run) -> None:
+    with atomic_path(path) as temporary:
+        run.model.recommend(k=LIST_LENGTH).write_parquet(temporary)
+
+
+def _commands(
+    out: Path,
+    data: str | Path | None,
+    seed: int,
+    behaviors: Sequence[str],
+    runs: Mapping[str, Run],
+) -> list[list[str]]:
+    folder = Path("again")
+    log = str(out / "events.parquet" if data is None else data)
+    dataset = str(folder / "dataset")
+    lines = [
+        ["funnelrec", "prepare", log, "--out", dataset, "--behaviors", ",".join(behaviors)],
+        ["funnelrec", "diagnose", dataset],
+    ]
+    for name in runs:
+        run = str(folder / "runs" / name)
+        refit = ["--refit"] if runs[name].record.refit else []
+        train = ["funnelrec", "train", dataset, "--model", name, "--seed", str(seed), *refit]
+        lines += [[*train, "--out", run], ["funnelrec", "evaluate", run]]
+    last = str(folder / "runs" / next(reversed(list(runs))))
+    lists = str(folder / "recommendations.parquet")
+    return [*lines, ["funnelrec", "recommend", last, "--k", str(LIST_LENGTH), "--out", lists]]
+
+
+def _step(console: Console, text: str) -> None:
+    console.print(f"[bold]{escape(text)}[/bold]", soft_wrap=True)
+
+
+def _print_result(console: Console, result: DemoResult) -> None:
+    for group in comparable_groups(result.results):
+        metrics = rank_metrics(group)
+        table = Table(title="Test", title_justify="left")
+        table.add_column("slice")
+        table.add_column("users", justify="right")
+        table.add_column("model")
+        for metric in metrics:
+            table.add_column(metric.upper(), justify="right")
+        for name in SLICES:
+            for place, one in enumerate(group):
+                line = one.test.slices[name]
+                values = ("-" if line[m] is None else f"{line[m]:.4f}" for m in metrics)
+                head = (name, f"{line['users']:,}") if not place else ("", "")
+                table.add_row(*head, escape(one.name), *values, end_section=one is group[-1])
+        console.print(table)
+    for model, reason in result.skipped.items():
+        console.print(f"not trained: {model}: {reason}", markup=False, soft_wrap=True)
+    places = {
+        "report (open it in a browser)": result.report,
+        f"recommendations of {result.selected}, chosen by validation": result.recommendations[
+            result.selected
+        ],
+        **{
+            f"recommendations of {model}": path
+            for model, path in result.recommendations.items()
+            if model != result.selected
+        },
+        "data set": result.dataset,
+        "trained models": result.out / "runs",
+    }
+    if result.events is not None:
+        places["simulated log"] = result.events
+    console.print(f"Done in {result.seconds:.0f} s.")
+    for what, path in places.items():
+        console.print(f"  {what}: {path}", markup=False, soft_wrap=True)
