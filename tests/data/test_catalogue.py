@@ -13,10 +13,10 @@ from funnelrec.common.errors import DataError
 from funnelrec.data import catalogue as module
 from funnelrec.data.catalogue import (
     NamedDataset,
-    catalogue,
     compare_with_catalogue,
     load_named,
     named_dataset,
+    named_datasets,
 )
 
 FOLDERS = ("taobao15k", "taobao48k_no_view", "tmall41k_no_view", "beibei21k_purchase_only")
@@ -27,7 +27,7 @@ def line(table: pl.DataFrame, statistic: str) -> tuple[object, ...]:
 
 
 def test_entries_are_consistent() -> None:
-    for name, entry in catalogue().items():
+    for name, entry in named_datasets().items():
         assert entry.name == name
         assert entry.source
         assert entry.target == "purchase"
@@ -39,7 +39,7 @@ def test_entries_are_consistent() -> None:
         if entry.dt is not None:
             assert 1 - sum(entry.bar.values()) - 1e-3 <= entry.dt
             assert entry.dt <= 1 - max(entry.bar.values()) + 1e-3
-    rows: Any = catalogue()["rmbrec-taobao"].rows
+    rows: Any = named_datasets()["rmbrec-taobao"].rows
     with pytest.raises(TypeError, match="does not support item assignment"):
         rows["view"] = 1
 
@@ -47,7 +47,7 @@ def test_entries_are_consistent() -> None:
 def test_totals_of_rmbrec_table_1() -> None:
     totals = {"taobao": 2_001_680, "tmall": 2_324_166, "beibei": 3_359_784}
     for name, total in totals.items():
-        assert sum(catalogue()[f"rmbrec-{name}"].rows.values()) == total
+        assert sum(named_datasets()[f"rmbrec-{name}"].rows.values()) == total
 
 
 def test_unknown_name() -> None:
@@ -58,7 +58,7 @@ def test_unknown_name() -> None:
 
 
 def test_comparison_of_what_matches() -> None:
-    entry = catalogue()["rmbrec-tmall"]
+    entry = named_datasets()["rmbrec-tmall"]
     table = compare_with_catalogue(
         "rmbrec-tmall",
         n_users=entry.n_users,
@@ -148,7 +148,7 @@ def test_shipped_folders_match_their_entries(name: str) -> None:
     if not root or not (Path(root) / name).is_dir():
         pytest.skip(f"FUNNELREC_DATA names no folder with {name}")
     log, table = load_named(name, Path(root) / name)
-    assert log.behaviors == catalogue()[name].behaviors
+    assert log.behaviors == named_datasets()[name].behaviors
     differing = table.filter(~pl.col("matches"))
     # The views that would name 254 more users of TMall are not in the folder.
     expected = [("users", 41_738.0, 41_484.0, -254.0, False)] if name.startswith("tmall") else []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from funnelrec.data.catalogue import (
     NamedDataset,
-    catalogue,
     compare_with_catalogue,
     load_named,
     named_dataset,
+    named_datasets,
 )
 from funnelrec.data.dataset import Dataset, IdMap, Manifest, SplitRecord, TrainingData
 from funnelrec.data.diagnostics import Diagnostics, diagnose
@@ -37,7 +37,6 @@ __all__ = [
     "Split",
     "SplitRecord",
     "TrainingData",
-    "catalogue",
     "compare_with_catalogue",
     "deduplicate",
     "diagnose",
@@ -45,6 +44,7 @@ __all__ = [
     "k_core",
     "load_named",
     "named_dataset",
+    "named_datasets",
     "perturb",
     "perturb_dataset",
     "prepare",

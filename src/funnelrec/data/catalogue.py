@@ -85,12 +85,12 @@ class NamedDataset:
         return self.behaviors[-1]
 
 
-def catalogue() -> Mapping[str, NamedDataset]:
+def named_datasets() -> Mapping[str, NamedDataset]:
     """Return the named data sets by name.
 
     Examples
     --------
-    >>> taobao = catalogue()["rmbrec-taobao"]
+    >>> taobao = named_datasets()["rmbrec-taobao"]
     >>> taobao.n_users, taobao.rows["purchase"], taobao.bar["cart"]
     (48749, 259771, 0.1509)
     """
@@ -248,7 +248,7 @@ def named_dataset(name: str) -> NamedDataset:
     DataError
         If the name is unknown.
     """
-    known = catalogue()
+    known = named_datasets()
     if name not in known:
         raise DataError(f"unknown data set {name!r}: {suggestion(name, known)}")
     return known[name]
@@ -269,7 +269,7 @@ def compare_with_catalogue(
     Parameters
     ----------
     name
-        Key of :func:`catalogue`.
+        Key of :func:`named_datasets`.
     n_users, n_items, rows, bar, dt, held_out
         What was found, as in :class:`NamedDataset`, with behaviors named as there. None is "not
         measured".
@@ -347,7 +347,7 @@ def load_named(
     Parameters
     ----------
     name
-        Key of :func:`catalogue`.
+        Key of :func:`named_datasets`.
     folder, layout
         As in :func:`funnelrec.data.importers.import_layout`.
 
