@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from funnelrec.common.version import __version__
+
 if TYPE_CHECKING:
     from funnelrec.data import (
         Dataset,
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     )
     from funnelrec.evaluation import evaluate
     from funnelrec.models import create_model, model_names
-
-__version__ = "0.1.0"
 
 _PUBLIC = {
     "Dataset": "funnelrec.data",

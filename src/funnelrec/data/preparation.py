@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from funnelrec import __version__
 from funnelrec.common.columns import BEHAVIOR, ITEM, TIMESTAMP, USER
 from funnelrec.common.errors import ConfigError, DataError
+from funnelrec.common.version import __version__
 from funnelrec.data.dataset import AuxiliaryPolicy, Dataset, IdMap, Manifest, TrainingData
 from funnelrec.data.events import Events, read_events
 from funnelrec.data.filters import CoreBy, k_core

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from funnelrec import __version__
+from funnelrec.common.version import __version__
 from funnelrec.data.dataset import SplitRecord
 from funnelrec.evaluation.masking import Mask, Split
 

@@ -29,6 +29,7 @@ from funnelrec.common.errors import (
     suggestion,
 )
 from funnelrec.common.files import atomic_path
+from funnelrec.common.random import stream
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.data.interactions import LongArray
 from funnelrec.evaluation.ranking import top_k
@@ -137,6 +138,7 @@ class Recommender(ABC, Generic[SettingsT]):
         given = config.model_dump() if isinstance(config, Config) else dict(config or {})
         self.config = cast(SettingsT, self.Settings.create({**base, **given, **settings}))
         self.preset = preset
+        stream(seed)  # refuses what is no seed, before any work
         self.seed = seed
         self.device = resolve_device(device)
         self._data: TrainingData | None = None
@@ -297,6 +299,10 @@ class Recommender(ABC, Generic[SettingsT]):
     def _numbers(self, users: Iterable[Any] | pl.Series | None, policy: UnknownUsers) -> LongArray:
         if users is None:
             return np.arange(self.n_users, dtype=np.int64)
+        if isinstance(users, (str, bytes)):
+            raise UsageError(
+                f"users must be a list of identifiers, got {users!r}; write [{users!r}]."
+            )
         given = users if isinstance(users, pl.Series) else pl.Series(list(users))
         numbers = self.data.user_ids.encode(given)
         unknown = numbers < 0
@@ -346,7 +352,10 @@ class Recommender(ABC, Generic[SettingsT]):
                 f"{path} was learned from other data than given (fingerprint "
                 f"{str(metadata.get('data'))[:12]} there, {training.fingerprint[:12]} here)."
             )
-        self._restore(state, training)
+        try:
+            self._restore(state, training)
+        except (KeyError, RuntimeError) as error:
+            raise DataError(f"{path} is damaged ({error}); train the model again.") from error
         self._data = training
         return self
 

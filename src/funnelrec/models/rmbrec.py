@@ -187,7 +187,7 @@ class RMBRecNetwork(EmbeddingNetwork):
         risks = bpr_per_row(gaps, torch.zeros_like(gaps), present)
         if not self.config.pad_missing:
             return risks
-        share = present.float().mean(dim=1)
+        share = present.to(risks.dtype).mean(dim=1)
         return risks * share + (1 - share) * math.log(2)
 
     def _alignment(self, users: Tensor, batch: BehaviorTriples) -> Tensor:
@@ -214,8 +214,6 @@ class RMBRecNetwork(EmbeddingNetwork):
         config = self.config
         if len(risks) < 2:
             return risks.sum() * 0.0
-        if config.orm == "rex":
-            return risk_variance(risks, unbiased=config.orm_unbiased)
         if config.orm == "v1":
             return irm_penalty(gaps, batch.present, self.scale)
         if config.orm == "v2":
@@ -223,6 +221,12 @@ class RMBRecNetwork(EmbeddingNetwork):
         if config.orm == "v1-release":
             # The release multiplies the risk by w, so dR/dw is the risk itself.
             return risks.square().sum()
+        if not config.pad_missing:
+            # A behavior that nobody in the batch has shows no risk to agree with: its empty mean
+            # of 0 would pull the others down.
+            risks = risks[batch.present.any(dim=1)]
+        if config.orm == "rex":
+            return risk_variance(risks, unbiased=config.orm_unbiased)
         return gradient_variance(risks, self.users)
 
     def _l2(

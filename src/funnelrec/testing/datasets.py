@@ -410,7 +410,7 @@ def datasets(
     MissingExtraError
         If ``hypothesis`` is not installed.
     """
-    strategies = require("hypothesis.strategies", "dev")
+    strategies = require("hypothesis.strategies", "testing")
     drawn = strategies.composite(_draw_dataset)(
         strategies, (max_users, max_items, max_behaviors), dated, trainable
     )
@@ -436,7 +436,7 @@ def sparse_matrices(
     MissingExtraError
         If ``hypothesis`` is not installed.
     """
-    strategies = require("hypothesis.strategies", "dev")
+    strategies = require("hypothesis.strategies", "testing")
     drawn = strategies.composite(_draw_matrix)(strategies, (max_rows, max_columns), weighted)
     return cast("SearchStrategy[sp.csr_array]", drawn)
 
