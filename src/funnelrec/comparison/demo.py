@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from funnelrec import __version__
 from funnelrec.common.errors import (
     CapabilityError,
     TrainingDivergedError,
@@ -20,6 +19,7 @@ from funnelrec.common.errors import (
 )
 from funnelrec.common.files import atomic_folder, atomic_path, write_json
 from funnelrec.common.optional import require
+from funnelrec.common.version import __version__
 from funnelrec.comparison.report import sample_users, write_report
 from funnelrec.comparison.results import ModelResult, comparable_groups, rank_metrics
 from funnelrec.data.dataset import Dataset
