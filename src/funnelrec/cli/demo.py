@@ -1,0 +1,37 @@
+"""``funnelrec demo``: the main job from end to end, on a simulated shop or on a given log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from funnelrec.cli.output import examples, words
+
+NAME = "demo"
+EXAMPLES = examples(
+    "funnelrec demo",
+    "funnelrec demo --data events.parquet --behaviors view,cart,purchase --out my-demo",
+)
+
+
+def command(
+    data: Annotated[
+        Path | None, typer.Option(help="An event log; a simulated shop if not given.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path(
+        "demo-output"
+    ),
+    seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
+    behaviors: Annotated[
+        str | None, typer.Option(help="Behaviors of the log, weak to strong: view,cart,purchase.")
+    ] = None,
+) -> None:
+    """Do the main job: diagnose, split, train RMBRec beside simple rules, evaluate, recommend.
+
+    Ends with a report page that opens without a network.
+    """
+    from funnelrec.comparison.demo import run_demo
+
+    run_demo(out, data=data, seed=seed, behaviors=words(behaviors) or None)

@@ -1,0 +1,52 @@
+"""``funnelrec diagnose``: what a data set is made of, and what its behaviors are worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from funnelrec.cli.output import examples, print_json, say, show
+
+NAME = "diagnose"
+EXAMPLES = examples(
+    "funnelrec diagnose DATASET",
+    "funnelrec diagnose DATASET --json",
+    "funnelrec diagnose DATASET --plots plots",
+)
+
+
+def command(
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="Folder made by funnelrec prepare.")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
+    ] = False,
+    plots: Annotated[
+        Path | None,
+        typer.Option(help="Also write plots into this folder, as pages that open offline."),
+    ] = None,
+) -> None:
+    """Describe a data set: sizes, target alignment (BAR), direct purchases (DT), held-out pairs."""
+    from funnelrec.common.files import atomic_path, make_folder
+    from funnelrec.data.dataset import Dataset
+    from funnelrec.data.diagnostics import diagnose
+
+    data = Dataset.load(dataset)
+    result = diagnose(data)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        show(result.render())
+    if plots is not None:
+        figures = result.plots(data)
+        make_folder(plots)
+        for name, figure in figures.items():
+            with atomic_path(plots / f"{name}.html") as temporary:
+                # The library is written once, beside the pages: they open without a network.
+                figure.write_html(temporary, include_plotlyjs="directory")
+            say(f"plot: {plots / f'{name}.html'}", stderr=True)
+    if not as_json:
+        say(f"next: funnelrec train {dataset} --model rmbrec --out RUN")

@@ -1,0 +1,87 @@
+"""``funnelrec evaluate``: the metrics of a run on held-out purchases, in three lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from funnelrec.cli.output import (
+    check_frame_path,
+    examples,
+    print_json,
+    say,
+    show,
+    whole_numbers,
+    words,
+    write_frame,
+)
+
+NAME = "evaluate"
+EXAMPLES = examples(
+    "funnelrec evaluate runs/rmbrec",
+    "funnelrec evaluate runs/rmbrec --split validation --k 5,10,50",
+    "funnelrec evaluate runs/rmbrec --json > result.json",
+    "funnelrec evaluate runs/rmbrec --mask touched --per-user users.parquet",
+)
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by funnelrec train.")],
+    split: Annotated[
+        Literal["test", "validation"], typer.Option(help="The held-out pairs to rank.")
+    ] = "test",
+    dataset: Annotated[
+        Path | None, typer.Option(help="Where the data set is now, if it has moved.")
+    ] = None,
+    k: Annotated[str, typer.Option(help="List lengths, separated by commas.")] = "10,20",
+    mask: Annotated[
+        str,
+        typer.Option(
+            help="Known pairs taken out of the ranking: train-target, touched, validation (several "
+            "separated by commas), or none."
+        ),
+    ] = "train-target",
+    sampled: Annotated[
+        int | None,
+        typer.Option(
+            help="Rank against this many drawn negatives instead of the whole catalogue; such "
+            "values compare with nothing else."
+        ),
+    ] = None,
+    sampled_seed: Annotated[int, typer.Option(help="Decides the drawn negatives.")] = 0,
+    per_user: Annotated[
+        Path | None, typer.Option(help="Also write one row per user, .parquet or .csv.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the result as JSON.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
+    ] = False,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to score.")] = "auto",
+) -> None:
+    """Evaluate a run: overall, conversion (touched before) and discovery (never touched).
+
+    Every user with a held-out purchase is ranked over the whole catalogue; ties count against the
+    model.
+    """
+    from funnelrec.common.files import write_json
+    from funnelrec.evaluation import SampledCandidates
+    from funnelrec.models.runs import load_run
+
+    check_frame_path(per_user, "--per-user")
+    lengths = whole_numbers("--k", k)
+    candidates = None if sampled is None else SampledCandidates(sampled, seed=sampled_seed)
+    result = load_run(run, dataset=dataset, device=device).evaluate(
+        split=split, k=lengths, mask=words(mask), candidates=candidates
+    )
+    if per_user is not None:
+        write_frame(result.per_user, per_user)
+        say(f"per user: {per_user}", stderr=True)
+    if out is not None:
+        write_json(out, result.to_dict())
+        say(f"result: {out}", stderr=True)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        show(result.table())

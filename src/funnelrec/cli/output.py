@@ -1,0 +1,175 @@
+"""What the commands share to speak: streams, words of an option, tables, files of frames."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from funnelrec.common.errors import UsageError
+from funnelrec.common.files import atomic_path
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# A pipe has no width of its own; tables must not be cut to 80 columns there.
+_PIPE_WIDTH = 240
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console on today's stdout or stderr, wide where nobody looks."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False)
+
+
+def say(text: str, *, stderr: bool = False) -> None:
+    """Print one line of plain text, never folded and never read as markup."""
+    console(stderr=stderr).print(Text(text), soft_wrap=True)
+
+
+def show(renderable: RenderableType, *, stderr: bool = False) -> None:
+    """Print a table or another renderable."""
+    console(stderr=stderr).print(renderable)
+
+
+def complain(kind: str, message: str) -> None:
+    """Print ``kind: message`` on stderr; kind is ``error`` or ``warning``."""
+    style = "bold red" if kind == "error" else "yellow"
+    console(stderr=True).print(Text.assemble((f"{kind}:", style), f" {message}"), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on stdout, and nothing else."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def words(text: str | None) -> list[str]:
+    """Return the words of a comma-separated option.
+
+    >>> words("view, cart,purchase"), words("none"), words(None)
+    (['view', 'cart', 'purchase'], [], [])
+    """
+    if text is None or text.strip() == "none":
+        return []
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Return the whole numbers of a comma-separated option.
+
+    Raises
+    ------
+    UsageError
+        If a word is no whole number, naming the option.
+    """
+    try:
+        return [int(word) for word in words(text)]
+    except ValueError:
+        raise UsageError(
+            f"{option} must be whole numbers separated by commas, got {text!r}."
+        ) from None
+
+
+def named_words(option: str, text: str | None) -> dict[str, str] | None:
+    """Return the ``name=value`` words of a comma-separated option, in order.
+
+    Raises
+    ------
+    UsageError
+        If a word has no ``=`` or a name comes twice.
+
+    Examples
+    --------
+    >>> named_words("--columns", "user_id=uid,item_id=sku")
+    {'user_id': 'uid', 'item_id': 'sku'}
+    """
+    if text is None:
+        return None
+    found: dict[str, str] = {}
+    for word in words(text):
+        name, equals, value = (part.strip() for part in word.partition("="))
+        if not (name and equals and value):
+            raise UsageError(f"{option} must be name=value pairs, got {word!r}.")
+        if name in found:
+            raise UsageError(f"{option} names {name!r} twice; give it once.")
+        found[name] = value
+    return found
+
+
+def facts(rows: Mapping[str, str], *, title: str | None = None) -> Table:
+    """Return a table of two columns, names and values."""
+    heading = None if title is None else Text(title)
+    table = Table(title=heading, show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in rows.items():
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def frame_table(frame: pl.DataFrame, *, title: str | None = None) -> Table:
+    """Return a frame as a table: numbers to the right, nulls as ``-``, long text folded."""
+    table = Table(title=None if title is None else Text(title), title_justify="left")
+    for name, kind in frame.schema.items():
+        table.add_column(
+            Text(name), justify="right" if kind.is_numeric() else "left", overflow="fold"
+        )
+    for row in frame.iter_rows():
+        table.add_row(*(Text(_cell(value)) for value in row))
+    return table
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        # Adding zero takes the sign from -0.0.
+        return f"{value + 0.0:,.0f}" if value.is_integer() else f"{value:.4f}"
+    return str(value)
+
+
+FRAME_SUFFIXES = (".parquet", ".csv")
+
+
+def check_frame_path(path: Path | None, option: str) -> None:
+    """Refuse a path that :func:`write_frame` could not write, before any work is done.
+
+    Raises
+    ------
+    UsageError
+        If the name ends neither in ``.parquet`` nor in ``.csv``, or is a folder.
+    """
+    if path is None:
+        return
+    if path.suffix not in FRAME_SUFFIXES:
+        raise UsageError(f"{option} must end in {' or '.join(FRAME_SUFFIXES)}, got {str(path)!r}.")
+    if path.is_dir():
+        raise UsageError(f"{option} must be a file, and {path} is a folder.")
+
+
+def write_frame(frame: pl.DataFrame, path: Path) -> None:
+    """Write a frame as Parquet or CSV by the suffix of ``path``, atomically."""
+    with atomic_path(path) as temporary:
+        if path.suffix == ".csv":
+            frame.write_csv(temporary)
+        else:
+            frame.write_parquet(temporary)
+
+
+def examples(*lines: str) -> str:
+    """Return the epilog of a command's help; the blank lines keep each example on its own."""
+    return "\n\n".join(("Examples:", *lines))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for a sentence, or ``none``."""
+    return ", ".join(names) or "none"

@@ -1,0 +1,107 @@
+"""``funnelrec recommend``: the best items of each user, in the log's own identifiers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from funnelrec.cli.output import check_frame_path, examples, frame_table, say, show, write_frame
+from funnelrec.cli.output import words as split_words
+from funnelrec.common.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+NAME = "recommend"
+EXAMPLES = examples(
+    "funnelrec recommend runs/rmbrec --out recommendations.parquet",
+    "funnelrec recommend runs/rmbrec --k 5 --user u00042 --user u00077",
+    "funnelrec recommend runs/rmbrec --users-file users.csv --exclude train-target,touched "
+    "--out new-to-them.csv",
+)
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by funnelrec train.")],
+    k: Annotated[int, typer.Option(help="Items per user.")] = 10,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write, .parquet or .csv: user_id, item_id, score, rank. Without it, the "
+            "users asked for are printed."
+        ),
+    ] = None,
+    user: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="A user; may be repeated. Everybody if none is named."),
+    ] = None,
+    users_file: Annotated[
+        Path | None,
+        typer.Option(help="Users: column user_id of a .parquet or .csv, else one per line."),
+    ] = None,
+    exclude: Annotated[
+        str,
+        typer.Option(
+            help="Items left out: train-target (bought before), touched (seen before), several "
+            "separated by commas, or none."
+        ),
+    ] = "train-target",
+    unknown_users: Annotated[
+        Literal["error", "skip"],
+        typer.Option(help="Users that are not in the data set: refuse, or leave out."),
+    ] = "error",
+    dataset: Annotated[
+        Path | None, typer.Option(help="Where the data set is now, if it has moved.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to score.")] = "auto",
+) -> None:
+    """Write the best items of each user, with score and rank."""
+    import polars as pl
+
+    from funnelrec.models.runs import load_run
+
+    check_frame_path(out, "--out")
+    if out is None and not user and users_file is None:
+        raise UsageError("name users with --user or --users-file, or a file for all with --out.")
+    wanted: pl.Series | None = None
+    if user or users_file is not None:
+        parts = [pl.Series(user or [], dtype=pl.String)]
+        if users_file is not None:
+            parts.append(_users(users_file))
+        wanted = pl.concat(parts).unique(maintain_order=True)
+    loaded = load_run(run, dataset=dataset, device=device)
+    found = loaded.model.recommend(
+        wanted, k=k, exclude=split_words(exclude), unknown_users=unknown_users
+    )
+    if wanted is not None:
+        known = int((loaded.dataset.training.user_ids.encode(wanted) >= 0).sum())
+        if known < len(wanted):
+            say(f"{len(wanted) - known:,} unknown users left out", stderr=True)
+    if out is None:
+        show(frame_table(found))
+        return
+    write_frame(found, out)
+    say(f"{found.height:,} recommendations for {found['user_id'].n_unique():,} users: {out}")
+
+
+def _users(path: Path) -> pl.Series:
+    """Return the identifiers in a file, as text."""
+    import polars as pl
+
+    if not path.is_file():
+        raise DataError(f"no such file: {path}.")
+    try:
+        if path.suffix == ".parquet":
+            frame = pl.read_parquet(path)
+        elif path.suffix == ".csv":
+            frame = pl.read_csv(path, infer_schema=False)
+        else:
+            lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+            return pl.Series([line for line in lines if line], dtype=pl.String)
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}.") from error
+    if "user_id" not in frame.columns:
+        raise DataError(f"{path} has no column 'user_id'; it has {list(frame.columns)}.")
+    return frame["user_id"].drop_nulls().cast(pl.String)

@@ -1,0 +1,99 @@
+"""``funnelrec train``: a model trained on a prepared data set, as a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from funnelrec.cli.output import examples, say
+
+NAME = "train"
+EXAMPLES = examples(
+    "funnelrec train DATASET --model rmbrec --out runs/rmbrec",
+    "funnelrec train DATASET --model rmbrec --out runs/paper --preset paper --seed 1 --refit",
+    "funnelrec train DATASET --model lightgcn --out runs/lightgcn --set layers=2 --set dim=32",
+)
+
+
+def command(
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="Folder made by funnelrec prepare.")
+    ],
+    model: Annotated[str, typer.Option(help="Name of the model; see funnelrec models.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting of the model, see funnelrec models NAME; may be repeated.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Named settings to start from, where the model has some.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="Where to train; auto is a GPU if any.")
+    ] = "auto",
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit",
+            help="Train once more on training plus validation pairs, with the number of epochs "
+            "that validation selected; another protocol than without.",
+        ),
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; what torch chooses if not given.")
+    ] = None,
+    progress: Annotated[
+        Literal["auto", "bar", "lines", "none"],
+        typer.Option(help="What to show while training; auto: bars on a terminal, else lines."),
+    ] = "auto",
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, hidden=True, help="Seconds between two checkpoints.")
+    ] = 30.0,
+) -> None:
+    """Train a model and write a run folder.
+
+    A run that was interrupted or killed goes on from its last checkpoint when the same command is
+    given again, with the result of an uninterrupted run.
+    """
+    import torch
+
+    from funnelrec.common.config import parse_assignments
+    from funnelrec.data.dataset import Dataset
+    from funnelrec.models import create_model
+    from funnelrec.models.runs import CHECKPOINT, RECORD, train_run
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    created = create_model(
+        model, config=parse_assignments(settings or []), preset=preset, seed=seed, device=device
+    )
+    data = Dataset.load(dataset)
+    if any(out.glob(f"*{CHECKPOINT}")) and not (out / RECORD).exists():
+        say(f"resuming the unfinished run in {out}", stderr=True)
+    run = train_run(
+        data,
+        created,
+        out,
+        source=dataset,
+        refit=refit,
+        progress=progress,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    record, history = run.record, run.history
+    say(f"{record.model}, seed {record.seed}, on {data.manifest.name} ({record.device})")
+    if history is not None:
+        say(f"best epoch: {history.best_epoch} of {len(history.records)} ({history.stopped})")
+        if history.best_value is not None:
+            say(f"validation {history.metric}: {history.best_value:.4f}")
+    if refit:
+        say("refitted on training plus validation pairs")
+    say(f"seconds: {record.seconds:.1f}")
+    say(f"run: {out}")
+    say(f"next: funnelrec evaluate {out}")
