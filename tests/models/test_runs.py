@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from funnelrec.common.errors import CapabilityError, DataError, TrainingDivergedError, UsageError
-from funnelrec.data.dataset import Dataset
+from funnelrec.data import Dataset, prepare, read_events, simulate_shop
 from funnelrec.models import Recommender, create_model
 from funnelrec.models.runs import CHECKPOINT, HISTORY, MODEL, RECORD, Run, load_run, train_run
 from funnelrec.training.progress import LineReporter
@@ -115,7 +115,7 @@ def test_a_refit_repeats_the_selected_epochs_on_more_data(
     assert run.record.refit
     assert run.record.epochs == run.history.best_epoch
     # The record describes the stored model; how far selection went is in the history.
-    assert run.record.config["epochs"] == run.history.best_epoch
+    assert run.record.config["epochs"] == 9
     assert len(run.history.records) == 9
     assert run.history.best_epoch < 9
     assert run.dataset.training.validation.nnz == 0
@@ -289,3 +289,17 @@ def test_the_same_seed_gives_the_same_file(train: Callable[..., Run], tmp_path: 
     first = (tmp_path / "a" / MODEL).read_bytes()
     assert first == (tmp_path / "b" / MODEL).read_bytes()
     assert first != (tmp_path / "c" / MODEL).read_bytes()
+
+
+def test_a_run_says_what_a_refit_would_release(tmp_path: Path) -> None:
+    shop = simulate_shop(seed=3, n_users=60, n_items=40)
+    dataset = prepare(read_events(shop.events, behaviors=shop.behaviors))
+    later = sum(part.nnz for part in dataset.training.recent.values())
+    plain = train_run(dataset, small(), tmp_path / "plain", source=tmp_path, progress="none")
+    refitted = train_run(
+        dataset, small(), tmp_path / "refit", source=tmp_path, refit=True, progress="none"
+    )
+    assert later > 0
+    assert plain.notes("test")[0].startswith(f"{later:,} pairs dated between")
+    assert plain.notes("validation") == []
+    assert refitted.notes("test") == []

@@ -317,7 +317,7 @@ def test_matrices_are_binary_unless_weighted() -> None:
 def test_strategies_name_the_group_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hypothesis.strategies", None)
     for strategy in (datasets, sparse_matrices):
-        with pytest.raises(MissingExtraError, match=r"funnelrec\[dev\]"):
+        with pytest.raises(MissingExtraError, match=r"funnelrec\[testing\]"):
             strategy()
 
 

@@ -72,9 +72,10 @@ def command(
     check_frame_path(per_user, "--per-user")
     lengths = whole_numbers("--k", k)
     candidates = None if sampled is None else SampledCandidates(sampled, seed=sampled_seed)
-    result = load_run(run, dataset=dataset, device=device).evaluate(
-        split=split, k=lengths, mask=words(mask), candidates=candidates
-    )
+    loaded = load_run(run, dataset=dataset, device=device)
+    result = loaded.evaluate(split=split, k=lengths, mask=words(mask), candidates=candidates)
+    for note in loaded.notes(split):
+        say(f"note: {note}", stderr=True)
     if per_user is not None:
         write_frame(result.per_user, per_user)
         say(f"per user: {per_user}", stderr=True)

@@ -15,6 +15,7 @@ from funnelrec.common.errors import DataError, UsageError
 from funnelrec.common.files import make_folder, read_json, write_json
 from funnelrec.data.dataset import Dataset
 from funnelrec.evaluation.evaluate import Evaluation, evaluate
+from funnelrec.evaluation.masking import Split
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.models.base import FitOptions, Recommender, registry
 from funnelrec.training.history import History
@@ -35,7 +36,7 @@ class RunRecord(BaseModel):
     schema_version: int = SCHEMA_VERSION
     model: str
     preset: str | None = None
-    config: Mapping[str, Any]
+    config: Mapping[str, Any] = Field(description="The settings asked for.")
     seed: int
     device: str
     refit: bool = Field(description="Trained once more on training plus validation pairs.")
@@ -76,6 +77,17 @@ class Run:
             refit=self.record.refit,
             **arguments,
         )
+
+    def notes(self, split: Split = "test") -> list[str]:
+        """Return what a reader of this run's figures on ``split`` should know."""
+        later = sum(part.nnz for part in self.dataset.training.recent.values())
+        if split == "test" and later:
+            return [
+                f"{later:,} pairs dated between the validation and the test purchases are not in "
+                "training, so test purchases look less touched than they were; train with "
+                "--refit to use them."
+            ]
+        return []
 
 
 def train_run(
@@ -128,6 +140,7 @@ def train_run(
         )
     make_folder(out)
     began = time.monotonic()
+    asked = model.config
     selection = _options(out / f"selection-{CHECKPOINT}", progress, checkpoint_seconds)
     final = _options(out / f"refit-{CHECKPOINT}", progress, checkpoint_seconds)
     model.fit(dataset, selection)
@@ -141,7 +154,7 @@ def train_run(
     record = RunRecord(
         model=model.name,
         preset=model.preset,
-        config=model.config.model_dump(mode="json"),
+        config=asked.model_dump(mode="json"),
         seed=model.seed,
         device=str(model.device),
         refit=refit,
