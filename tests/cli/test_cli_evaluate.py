@@ -66,7 +66,10 @@ def test_files(run: Path, tmp_path: Path) -> None:
     result = funnelrec("evaluate", run, "--per-user", users, "--out", out, "--json")
     assert json.loads(out.read_text()) == json.loads(result.stdout)
     assert pl.read_parquet(users).height == json.loads(result.stdout)["overall"]["users"]
-    assert result.stderr.splitlines() == [f"per user: {users}", f"result: {out}"]
+    note, *files = result.stderr.splitlines()
+    assert note.startswith("note: ")
+    assert "train with --refit to use them" in note
+    assert files == [f"per user: {users}", f"result: {out}"]
 
 
 def test_a_data_set_that_moved(shop: Path, tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_the_same_seed_gives_the_same_file(train: Callable[..., Run], tmp_path: 
 
 
 def test_a_run_says_what_a_refit_would_release(tmp_path: Path) -> None:
-    shop = simulate_shop(seed=3, n_users=60, n_items=40)
+    shop = simulate_shop(seed=3, n_users=80, n_items=60)
     dataset = prepare(read_events(shop.events, behaviors=shop.behaviors))
     later = sum(part.nnz for part in dataset.training.recent.values())
     plain = train_run(dataset, small(), tmp_path / "plain", source=tmp_path, progress="none")
