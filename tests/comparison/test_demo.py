@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from rich.console import Console
 
 from funnelrec.common.errors import CapabilityError, ConfigError, DataError, UsageError
@@ -228,3 +229,15 @@ def test_an_unknown_model_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'rmbrec'"):
         run_demo(tmp_path / "out", models=("rmbrecc",), console=quiet())
     assert not (tmp_path / "out").exists()
+
+
+def test_the_number_of_threads_is_given_back(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        run_demo(
+            tmp_path / "out", models=("popularity",), shop=SHOP, progress="none", console=quiet()
+        )
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

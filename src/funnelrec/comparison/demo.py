@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -146,7 +148,8 @@ def run_demo(
     given = settings or {}
     created = {name: create_model(name, config=given.get(name), seed=seed) for name in names}
 
-    with atomic_folder(out, marker=MARKER) as folder:
+    # The simulated shop is too small for threads: waiting for each other costs them more.
+    with _threads(1 if data is None else None), atomic_folder(out, marker=MARKER) as folder:
         events, summary = _log(folder, out, data, behaviors, shop, seed, console)
         dataset = prepare(events, name="simulated shop" if data is None else Path(data).stem)
         diagnostics = diagnose(dataset)
@@ -231,6 +234,18 @@ def run_demo(
     )
     _print_result(console, result)
     return result
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Let torch use this many threads within the block; None changes nothing."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _log(
