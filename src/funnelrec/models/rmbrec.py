@@ -165,18 +165,18 @@ class RMBRecNetwork(EmbeddingNetwork):
         """Return the terms of Eq. 11 for a batch of users, weighted."""
         config = self.config
         all_users, all_items = self.views()
-        users = all_users[:, batch.users]
-        positives = _rows(all_items, batch.positives)
-        negatives = _rows(all_items, batch.negatives)
+        behaviors, size = batch.present.shape
+        users = _rows(all_users, batch.users.expand(behaviors, -1))
+        # One gather for all items: each gather's gradient is a table of its own to fill and add.
+        pairs = (batch.positives, batch.negatives)
+        wanted = torch.cat([*pairs, *(part[-1:].expand(behaviors, -1) for part in pairs)], dim=1)
+        positives, negatives, preferred, other = _rows(all_items, wanted).split(size, dim=1)
         gaps = (users * (positives - negatives)).sum(dim=-1)
         risks = self._risks(gaps, batch.present)
 
         target = batch.present[-1]
         # Averaging the rows of the batch spares averaging the whole tables (Eq. 8).
-        preferred = (all_items[:, batch.positives[-1]] - all_items[:, batch.negatives[-1]]).mean(
-            dim=0
-        )
-        fused_gap = (users.mean(dim=0) * preferred).sum(dim=-1)
+        fused_gap = (users.mean(dim=0) * (preferred - other).mean(dim=0)).sum(dim=-1)
         terms = {"main": self._risks(fused_gap[None], target[None])[0]}
         if config.rrm_weight:
             terms["rrm"] = config.rrm_weight * self._alignment(users, batch)
