@@ -17,8 +17,9 @@
   for (const plot of plots) {
     const figure = JSON.parse(plot.nextElementSibling.textContent);
     if (innerWidth < 560) Object.assign(figure.layout.margin ??= {}, { l: 45, r: 10 });
-    Plotly.newPlot(plot, figure.data, figure.layout, { responsive: true, displaylogo: false, displayModeBar: false })
-      .then(() => paint(plot));
+    Plotly.newPlot(plot, figure.data, figure.layout, { displaylogo: false, displayModeBar: false })
+      .then(() => paint(plot))
+      .then(() => new ResizeObserver(() => Plotly.Plots.resize(plot)).observe(plot));
   }
   const repaint = () => plots.forEach(paint);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
