@@ -165,12 +165,12 @@ class RMBRecNetwork(EmbeddingNetwork):
         """Return the terms of Eq. 11 for a batch of users, weighted."""
         config = self.config
         all_users, all_items = self.views()
-        behaviors, size = batch.present.shape
+        behaviors = len(batch.present)
         users = _rows(all_users, batch.users.expand(behaviors, -1))
         # One gather for all items: each gather's gradient is a table of its own to fill and add.
         pairs = (batch.positives, batch.negatives)
         wanted = torch.cat([*pairs, *(part[-1:].expand(behaviors, -1) for part in pairs)], dim=1)
-        positives, negatives, preferred, other = _rows(all_items, wanted).split(size, dim=1)
+        positives, negatives, preferred, other = _rows(all_items, wanted).chunk(4, dim=1)
         gaps = (users * (positives - negatives)).sum(dim=-1)
         risks = self._risks(gaps, batch.present)
 
