@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ MODELS = ("popularity", "conversion", "mf_bpr", "lightgcn", "rmbrec")
 SELECTED_BY = "ndcg@10"
 FAVORITE = "rmbrec"
 LIST_LENGTH = 10
+# Events below which threads wait for each other longer than they work: on two busy cores the
+# demo took 21 s with one thread and 155 s with two.
+_SMALL_LOG = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,9 +151,11 @@ def run_demo(
     given = settings or {}
     created = {name: create_model(name, config=given.get(name), seed=seed) for name in names}
 
-    # The simulated shop is too small for threads: waiting for each other costs them more.
-    with _threads(1 if data is None else None), atomic_folder(out, marker=MARKER) as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(atomic_folder(out, marker=MARKER))
         events, summary = _log(folder, out, data, behaviors, shop, seed, console)
+        if len(events) < _SMALL_LOG:
+            stack.enter_context(_one_thread())
         dataset = prepare(events, name="simulated shop" if data is None else Path(data).stem)
         diagnostics = diagnose(dataset)
         dataset.save(folder / "dataset")
@@ -237,11 +242,10 @@ def run_demo(
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Let torch use this many threads within the block; None changes nothing."""
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread within the block."""
     before = torch.get_num_threads()
-    if number is not None:
-        torch.set_num_threads(number)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
