@@ -130,7 +130,10 @@ def test_a_breach_is_seen(path: str, source: str, fault: str) -> None:
     [
         ("data/x.py", "from . import dataset\nfrom .dataset import Dataset"),
         ("data/importers/_unpickling.py", "import pickle"),
-        ("comparison/x.py", "from funnelrec.models import runs\nfrom funnelrec.common.version import __version__"),
+        (
+            "comparison/x.py",
+            "from funnelrec.models import runs\nfrom funnelrec.common.version import __version__",
+        ),
         ("cli/x.py", "import typer\nfrom funnelrec.comparison.demo import run_demo"),
         ("evaluation/x.py", "from funnelrec.data.dataset import Dataset\nnp.load(p)"),
     ],

@@ -12,6 +12,7 @@ from funnelrec.common.files import (
     atomic_path,
     make_folder,
     read_json,
+    resumable_folder,
     write_json,
 )
 
@@ -152,3 +153,34 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_json(tmp_path / "none.json")
     assert str(caught.value) == f"no such file: {tmp_path / 'none.json'}."
+
+
+def test_a_resumable_folder_outlives_an_interrupt_but_not_an_error(tmp_path: Path) -> None:
+    place = tmp_path / "out"
+
+    def stopped(error: BaseException, name: str) -> None:
+        with resumable_folder(place, marker="done") as folder:
+            assert not list(folder.iterdir())
+            (folder / name).write_text("work")
+            raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped(KeyboardInterrupt(), "half")
+    assert not place.exists()
+    with resumable_folder(place, marker="done") as folder:
+        assert (folder / "half").read_text() == "work"
+        (folder / "done").touch()
+    assert {path.name for path in place.iterdir()} == {"half", "done"}
+    with pytest.raises(ValueError, match="wrong"):
+        stopped(ValueError("wrong"), "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (place / "half").read_text() == "work"
+
+
+def test_a_resumable_folder_spares_other_peoples_files(tmp_path: Path) -> None:
+    (tmp_path / "theirs").touch()
+    with (
+        pytest.raises(UsageError, match="holds other files"),
+        resumable_folder(tmp_path, marker="done"),
+    ):
+        pass

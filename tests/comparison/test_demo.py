@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -13,7 +14,7 @@ from funnelrec.common.errors import CapabilityError, ConfigError, DataError, Usa
 from funnelrec.comparison.demo import DemoResult, run_demo
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.simulation import ShopConfig
-from funnelrec.models.runs import load_run
+from funnelrec.models.runs import Run, load_run, train_run
 
 SHOP = ShopConfig(n_users=80, n_items=60, n_categories=6)
 QUICK = {"rmbrec": {"epochs": 2, "dim": 4, "layers": 1}}
@@ -61,6 +62,47 @@ def test_runs_can_be_loaded_and_give_the_printed_figures(made: tuple[DemoResult,
         assert again.to_dict()["overall"] == one.test.to_dict()["overall"]
         assert again.protocol.refit
         assert f"{one.test.slices['discovery']['ndcg@10']:.4f}" in printed
+
+
+def test_a_stopped_demo_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[str] = []
+    stop_at = "conversion"
+
+    def watched(dataset: Dataset, model: Any, out: Path, **options: Any) -> Run:
+        trained.append(model.name)
+        if model.name == stop_at:
+            raise KeyboardInterrupt
+        return train_run(dataset, model, out, **options)
+
+    monkeypatch.setattr("funnelrec.comparison.demo.train_run", watched)
+
+    def demo(seed: int = 0) -> DemoResult:
+        trained.clear()
+        return run_demo(
+            tmp_path / "out",
+            models=("popularity", "conversion"),
+            shop=SHOP,
+            seed=seed,
+            progress="none",
+            console=quiet(),
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        demo()
+    assert not (tmp_path / "out").exists()
+    stop_at = ""
+    result = demo()
+    assert trained == ["conversion"]
+    assert {one.name for one in result.results} == {"popularity", "conversion"}
+    assert load_run(result.runs["popularity"], device="cpu").record.model == "popularity"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    stop_at = "conversion"
+    with pytest.raises(KeyboardInterrupt):
+        demo(seed=1)
+    stop_at = ""
+    demo(seed=2)
+    assert trained == ["popularity", "conversion"]  # another demo's runs are not taken over
 
 
 def test_results_share_one_protocol(made: tuple[DemoResult, str]) -> None:

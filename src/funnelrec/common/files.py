@@ -67,6 +67,46 @@ def atomic_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
         If ``path`` is a file, or a folder with content that funnelrec did not write.
     """
     path = Path(path)
+    _check_replaceable(path, marker)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        _publish(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def resumable_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
+    """Yield a folder beside ``path`` that becomes ``path`` when the block succeeds.
+
+    Like :func:`atomic_folder`, but the folder always has the same hidden name and outlives a
+    kill or an interrupt, so that the next call finds what is already done. An error of the
+    block removes it: what failed by itself would fail again.
+
+    Parameters
+    ----------
+    path, marker
+        As in :func:`atomic_folder`.
+
+    Raises
+    ------
+    UsageError
+        As :func:`atomic_folder` does.
+    """
+    path = Path(path)
+    _check_replaceable(path, marker)
+    unfinished = path.parent / f".{path.name}.unfinished"
+    make_folder(unfinished)
+    try:
+        yield unfinished
+        _publish(unfinished, path)
+    except Exception:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _check_replaceable(path: Path, marker: str) -> None:
     if path.exists() and not path.is_dir():
         raise UsageError(f"cannot write the folder {path}: a file of that name exists.")
     if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
@@ -75,19 +115,17 @@ def atomic_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
             "name another folder or empty this one first."
         )
     make_folder(path.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        if path.is_dir():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.replace(old)
-            temporary.replace(path)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    temporary.chmod(0o777 & ~_umask())
+    if not path.is_dir():
+        temporary.replace(path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    path.replace(old)
+    temporary.replace(path)
+    shutil.rmtree(old)
 
 
 def make_folder(path: str | Path) -> Path:

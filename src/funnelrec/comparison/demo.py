@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ from funnelrec.common.errors import (
     TrainingDivergedError,
     UsageError,
 )
-from funnelrec.common.files import atomic_folder, atomic_path, write_json
+from funnelrec.common.files import atomic_path, read_json, resumable_folder, write_json
 from funnelrec.common.optional import require
 from funnelrec.common.version import __version__
 from funnelrec.comparison.report import sample_users, write_report
@@ -31,11 +32,12 @@ from funnelrec.data.preparation import prepare
 from funnelrec.data.simulation import ShopConfig, simulate_shop
 from funnelrec.evaluation.evaluate import RankingValidator
 from funnelrec.evaluation.slices import SLICES
-from funnelrec.models import create_model
-from funnelrec.models.runs import Run, train_run
+from funnelrec.models import Recommender, create_model
+from funnelrec.models.runs import RECORD, Run, load_run, train_run
 from funnelrec.training.progress import ProgressStyle
 
 MARKER = "demo.json"
+UNFINISHED = "unfinished.json"
 MODELS = ("popularity", "conversion", "mf_bpr", "lightgcn", "rmbrec")
 SELECTED_BY = "ndcg@10"
 FAVORITE = "rmbrec"
@@ -106,7 +108,8 @@ def run_demo(
     ----------
     out
         The folder. One that an earlier demo made is replaced when the new one is complete;
-        another one that is not empty is refused.
+        another one that is not empty is refused. A demo that was killed goes on when it is
+        called again with the same arguments.
     data
         The user's log, as :func:`funnelrec.read_events` takes it; a simulated shop if None.
     seed
@@ -152,12 +155,14 @@ def run_demo(
     created = {name: create_model(name, config=given.get(name), seed=seed) for name in names}
 
     with ExitStack() as stack:
-        folder = stack.enter_context(atomic_folder(out, marker=MARKER))
+        folder = stack.enter_context(resumable_folder(out, marker=MARKER))
         events, summary = _log(folder, out, data, behaviors, shop, seed, console)
         if len(events) < _SMALL_LOG:
             stack.enter_context(_one_thread())
         dataset = prepare(events, name="simulated shop" if data is None else Path(data).stem)
         diagnostics = diagnose(dataset)
+        if _continue(folder, dataset, created, seed):
+            _step(console, "Going on where an earlier call was stopped")
         dataset.save(folder / "dataset")
         console.print(diagnostics.render())
 
@@ -167,7 +172,7 @@ def run_demo(
         for place, name in enumerate(names, start=1):
             _step(console, f"Training {name} ({place} of {len(names)})")
             try:
-                run = train_run(
+                run = _finished(folder, name) or train_run(
                     dataset,
                     created[name],
                     folder / "runs" / name,
@@ -213,6 +218,7 @@ def run_demo(
             summary=summary,
         )
         seconds = time.monotonic() - began
+        (folder / UNFINISHED).unlink()
         write_json(
             folder / MARKER,
             {
@@ -277,6 +283,29 @@ def _log(
     )
     # The folder that the log was read from gets its name when all is done.
     return replace(events, source=str(out / "events.parquet")), summary
+
+
+def _continue(
+    folder: Path, dataset: Dataset, models: Mapping[str, Recommender[Any]], seed: int
+) -> bool:
+    """Return whether ``folder`` has runs of this very demo; runs of another one are removed."""
+    identity = {
+        "funnelrec": __version__,
+        "data": dataset.fingerprint,
+        "seed": seed,
+        "models": {name: model.config.model_dump(mode="json") for name, model in models.items()},
+    }
+    if (folder / UNFINISHED).is_file() and read_json(folder / UNFINISHED) == identity:
+        return (folder / "runs").is_dir()
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    write_json(folder / UNFINISHED, identity)
+    return False
+
+
+def _finished(folder: Path, name: str) -> Run | None:
+    """Return the run of a model if a stopped demo had finished it."""
+    run = folder / "runs" / name
+    return load_run(run, dataset=folder / "dataset") if (run / RECORD).is_file() else None
 
 
 def _evaluated(run: Run, dataset: Dataset) -> ModelResult:
