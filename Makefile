@@ -14,7 +14,7 @@ TYPED := src tests $(if $(wildcard benchmarks/*.py),benchmarks)
 TEST_ENV := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test venv lint typecheck doctest pytest clean
+.PHONY: help demo test venv lint typecheck doctest pytest reproduce clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,11 @@ doctest: $(VENV)/.installed-test ## Run the examples in the docstrings.
 
 pytest: $(VENV)/.installed-test ## Run the test-suite.
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 tests
+
+reproduce: $(VENV)/.installed-test ## Train everything in docs/reproduction.md again (hours; FUNNELREC_DATA=folder; resumes).
+	$(TEST_ENV) $(BIN)/python benchmarks/reproduction.py search
+	$(TEST_ENV) $(BIN)/python benchmarks/reproduction.py run
+	$(BIN)/python benchmarks/reproduction.py table
 
 clean: ## Remove .venv, caches and the demo's output.
 	rm -rf $(VENV) demo-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
