@@ -184,3 +184,60 @@ def test_a_resumable_folder_spares_other_peoples_files(tmp_path: Path) -> None:
         resumable_folder(tmp_path, marker="done"),
     ):
         pass
+
+
+def refuse(*args: object, **kwargs: object) -> None:
+    raise PermissionError(13, "Permission denied", "/somewhere/.temporary.x7k2")
+
+
+@pytest.mark.parametrize("call", ["tempfile.mkstemp", "pathlib.Path.replace"])
+def test_a_place_where_no_file_can_be_written_is_named(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, "old")
+    with monkeypatch.context() as patched:
+        patched.setattr(call, refuse)
+        with pytest.raises(UsageError) as caught:
+            write_json(path, "new")
+    assert str(caught.value) == f"cannot write {path}: Permission denied."
+    assert read_json(path) == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("call", ["tempfile.mkdtemp", "pathlib.Path.replace"])
+def test_a_place_where_no_folder_can_be_written_is_named(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(call, refuse)
+        with pytest.raises(UsageError) as caught:
+            write_folder(tmp_path / "folder", "new")
+    assert str(caught.value) == f"cannot write {tmp_path / 'folder'}: Permission denied."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder"
+    write_folder(path, "old")
+    plain, moved = Path.replace, []
+
+    def second_fails(self: Path, target: Path) -> Path:
+        moved.append(self)
+        if len(moved) == 2:
+            raise PermissionError(13, "Permission denied", str(self))
+        return plain(self, target)
+
+    monkeypatch.setattr(Path, "replace", second_fails)
+    with pytest.raises(UsageError, match=r"^cannot write .*folder: Permission denied\.$"):
+        write_folder(path, "new")
+    assert len(moved) == 3
+    assert (path / "content").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_of_the_block_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), atomic_path(tmp_path / "a"):
+        refuse()

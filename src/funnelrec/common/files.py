@@ -1,4 +1,9 @@
-"""Atomic writes: a reader sees the old file or the new one, never half of one."""
+"""Atomic writes: nothing is ever seen half-written.
+
+A reader of a file sees the old one or the new one. A reader of a folder sees it whole; while an
+older folder is replaced there is an instant in which it sees none, because POSIX has no call that
+exchanges two folders everywhere.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +26,37 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     UsageError
-        If the folder cannot be created or ``path`` is a folder.
+        If ``path`` is a folder, or the operating system refuses to write there, with its reason.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UsageError(f"cannot write the file {path}: a folder of that name exists.")
-    make_folder(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    with _naming(path):
+        if path.is_dir():
+            raise UsageError(f"cannot write the file {path}: a folder of that name exists.")
+        make_folder(path.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes a private file; what is published follows the user's umask.
-        temporary.chmod(0o666 & ~_umask())
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        with _naming(path):
+            # mkstemp makes a private file; what is published follows the user's umask.
+            temporary.chmod(0o666 & ~_umask())
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn a refusal of the system into one that names ``path``, not a temporary name."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
 def _umask() -> int:
@@ -52,6 +70,9 @@ def _umask() -> int:
 def atomic_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` when the block succeeds.
 
+    ``path`` is always whole. While an older folder is replaced it is absent for an instant,
+    between two renames.
+
     Parameters
     ----------
     path
@@ -64,11 +85,13 @@ def atomic_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
     Raises
     ------
     UsageError
-        If ``path`` is a file, or a folder with content that funnelrec did not write.
+        If ``path`` is a file, or a folder with content that funnelrec did not write, or the
+        operating system refuses to write there, with its reason.
     """
     path = Path(path)
     _check_replaceable(path, marker)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with _naming(path):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
         _publish(temporary, path)
@@ -107,24 +130,30 @@ def resumable_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
 
 
 def _check_replaceable(path: Path, marker: str) -> None:
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"cannot write the folder {path}: a file of that name exists.")
-    if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
-        raise UsageError(
-            f"the folder {path} exists and holds other files (no {marker} in it); "
-            "name another folder or empty this one first."
-        )
-    make_folder(path.parent)
+    with _naming(path):
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"cannot write the folder {path}: a file of that name exists.")
+        if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
+            raise UsageError(
+                f"the folder {path} exists and holds other files (no {marker} in it); "
+                "name another folder or empty this one first."
+            )
+        make_folder(path.parent)
 
 
 def _publish(temporary: Path, path: Path) -> None:
-    temporary.chmod(0o777 & ~_umask())
-    if not path.is_dir():
-        temporary.replace(path)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    path.replace(old)
-    temporary.replace(path)
+    with _naming(path):
+        temporary.chmod(0o777 & ~_umask())
+        if not path.is_dir():
+            temporary.replace(path)
+            return
+        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+        path.replace(old)
+        try:
+            temporary.replace(path)
+        except OSError:
+            old.replace(path)
+            raise
     shutil.rmtree(old)
 
 
