@@ -122,7 +122,8 @@ app = typer.Typer(
     help="From a shop's event log to what each user buys next.\n\n"
     "The usual way: prepare, diagnose, train, evaluate, recommend. Without data of your own, "
     "begin with demo or simulate.",
-    epilog="Exit codes: 0 done, 2 a mistake in what was asked for, 1 anything else.",
+    epilog="Exit codes: 0 done, 2 a mistake in what was asked for, 130 interrupted with Ctrl-C, "
+    "1 anything else.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
