@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+import pytest
 from cli_helpers import funnelrec, refused
 
 from funnelrec.data.simulation import simulate_shop
@@ -35,5 +36,20 @@ def test_mistakes(tmp_path: Path) -> None:
         "simulate", "--out", out, "--set", "n_users=5", "--users", "6"
     )
     assert "greater than or equal to 1, got 0" in refused("simulate", "--out", out, "--users", "0")
+    assert "n_categories must be at most n_items (30), got 40; lower it, raise n_items, or" in (
+        refused("simulate", "--out", out, "--items", "30", "--set", "n_categories=40")
+    )
     assert "seed must lie between" in refused("simulate", "--out", out, "--seed", "-1")
     assert not out.exists()
+
+
+def test_a_small_shop_needs_no_further_setting(tmp_path: Path) -> None:
+    out = tmp_path / "events.parquet"
+    funnelrec("simulate", "--out", out, "--users", "20", "--items", "30")
+    assert pl.read_parquet(out)["item_id"].n_unique() <= 30
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place without files")
+def test_a_place_that_takes_no_file() -> None:
+    message = refused("simulate", "--out", "/proc/x.parquet", "--users", "5", "--items", "30")
+    assert message == "cannot write /proc/x.parquet: No such file or directory."

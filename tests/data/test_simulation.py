@@ -410,7 +410,10 @@ def test_without_tastes_nothing_is_collaborative_about_the_log() -> None:
         ({"behaviors": ["view", "view"]}, "behavior names must be distinct and not empty"),
         ({"behaviors": ["purchase"]}, "behaviors: "),
         ({"behaviors": list("abcdef"), "useless_behavior": "g"}, "at most 6 behaviors in all"),
-        ({"n_categories": 2_000}, r"n_categories must be at most n_items \(1000\), got 2000"),
+        (
+            {"n_categories": 2_000},
+            r"n_categories must be at most n_items \(1000\), got 2000; lower it, raise n_items",
+        ),
         ({"noise": 1.0}, "noise: must be less than or equal to 0.9, got 1.0"),
         ({"nose": 0.1}, "unknown setting 'nose' of ShopConfig: did you mean 'noise'"),
         ({"n_users": 3, "n_items": 3, "n_categories": 1}, "noise must be small enough for the"),
@@ -428,3 +431,16 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], message: s
 def test_a_bad_seed_is_refused() -> None:
     with pytest.raises(ConfigError, match="seed must lie between"):
         simulate_shop(seed=-1)
+
+
+@pytest.mark.parametrize(("n_items", "categories"), [(2, 2), (30, 30), (50, 50), (1000, 50)])
+def test_categories_follow_the_number_of_items(n_items: int, categories: int) -> None:
+    assert ShopConfig.create(n_items=n_items).categories == categories
+    assert ShopConfig.create(n_items=n_items, n_categories=1).categories == 1
+
+
+def test_leaving_the_categories_out_is_naming_their_default() -> None:
+    left_out = simulate_shop(n_users=20, n_items=30, seed=4)
+    named = simulate_shop(n_users=20, n_items=30, n_categories=30, seed=4)
+    assert left_out.events.equals(named.events)
+    assert left_out.items["category"].n_unique() == 30

@@ -39,7 +39,7 @@ class World:
         """Return the world of these settings."""
         rng = stream(seed, "simulation", "world")
         n_users, n_items = settings.n_users, settings.n_items
-        n_categories, width = settings.n_categories, settings.taste_dimensions
+        n_categories, width = settings.categories, settings.taste_dimensions
         category_tastes = rng.standard_normal((n_categories, width)) / np.sqrt(width)
         # Every category has its first item for certain; the order is shuffled away.
         sizes = rng.dirichlet(np.full(n_categories, 5.0))

@@ -20,8 +20,11 @@ class ShopConfig(Config):
 
     n_users: int = Field(2_000, ge=1, le=10_000_000, description="Users.")
     n_items: int = Field(1_000, ge=2, le=10_000_000, description="Items.")
-    n_categories: int = Field(
-        50, ge=1, description="Categories; the items of one are each other's substitutes."
+    n_categories: int | None = Field(
+        None,
+        ge=1,
+        description="Categories; the items of one are each other's substitutes. None: 50, or one "
+        "per item where there are fewer items.",
     )
     taste_dimensions: int = Field(8, ge=1, le=256, description="Length of the taste vectors.")
     taste_strength: float = Field(
@@ -102,9 +105,10 @@ class ShopConfig(Config):
             raise ValueError(f"behavior names must be distinct and not empty, got {names}")
         if len(names) > 6:
             raise ValueError(f"at most 6 behaviors in all, got {names}")
-        if self.n_categories > self.n_items:
+        if self.categories > self.n_items:
             raise ValueError(
-                f"n_categories must be at most n_items ({self.n_items}), got {self.n_categories}"
+                f"n_categories must be at most n_items ({self.n_items}), got {self.n_categories}; "
+                "lower it, raise n_items, or leave n_categories out"
             )
         auxiliary = list(self.behaviors[:-1])
         for field, values in (("bar", self.bar), ("rate", self.rate)):
@@ -132,6 +136,11 @@ class ShopConfig(Config):
                 f"raise one, or direct_purchase_share to {1 - sum(bar.values()):g}"
             )
         return self
+
+    @property
+    def categories(self) -> int:
+        """``n_categories``, or its default under the present ``n_items``."""
+        return min(50, self.n_items) if self.n_categories is None else self.n_categories
 
     @property
     def target(self) -> str:

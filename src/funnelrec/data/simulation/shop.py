@@ -146,7 +146,7 @@ def _frames(
 ) -> SimulatedShop:
     user_ids = _identifiers("u", settings.n_users)
     item_ids = _identifiers("i", settings.n_items)
-    categories = _identifiers("c", settings.n_categories, digits=3)
+    categories = _identifiers("c", settings.categories, digits=3)
     useless = settings.useless_behavior
     names = pl.Series([*([useless] if useless else []), *settings.behaviors], dtype=pl.String)
 
