@@ -608,3 +608,16 @@ def test_pairs_that_do_not_fit(columns: dict[str, Any], message: str) -> None:
     pairs = pl.DataFrame({"user_id": [1], "item_id": ["a"], **columns})
     with pytest.raises(DataError, match=message):
         read_pairs(pairs, log=read_events(LOG), what="test")
+
+
+@pytest.mark.parametrize("arguments", [{}, {"on_bad_rows": "error"}])
+def test_a_quarantine_that_would_take_nothing_is_refused(
+    tmp_path: Path, arguments: dict[str, Any]
+) -> None:
+    aside = tmp_path / "bad.parquet"
+    with pytest.raises(UsageError) as caught:
+        read_events(LOG, quarantine_path=aside, **arguments)
+    assert str(caught.value) == (
+        f"quarantine_path is given ({aside}) and on_bad_rows is 'error', which sets no row aside; "
+        "add on_bad_rows='quarantine' or leave quarantine_path out."
+    )

@@ -141,7 +141,7 @@ def read_events(
     quarantine_path
         Parquet file for bad rows: ``row`` (from 1, in reading order), the values as they were under
         our column names, and ``reason``. Default: ``<name>.quarantine.parquet`` beside the
-        source file; needed for a frame.
+        source file; needed for a frame. Only with ``on_bad_rows="quarantine"``.
     timestamps
         ``"auto"`` reads the column where there is one, ``"require"`` refuses a log without,
         ``"ignore"`` never reads it.
@@ -178,6 +178,11 @@ def read_events(
     """
     _one_of("on_bad_rows", on_bad_rows, ("error", "quarantine"))
     _one_of("timestamps", timestamps, ("auto", "require", "ignore"))
+    if quarantine_path is not None and on_bad_rows != "quarantine":
+        raise UsageError(
+            f"quarantine_path is given ({quarantine_path}) and on_bad_rows is {on_bad_rows!r}, "
+            "which sets no row aside; add on_bad_rows='quarantine' or leave quarantine_path out."
+        )
     order = named_order(behaviors)
     raw = read_raw(
         source,
