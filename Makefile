@@ -3,6 +3,9 @@ PYTHON ?= python3
 OUT ?= demo-output
 DATA ?=
 BEHAVIORS ?=
+# Not from the environment, where terminals keep their width under this name.
+COLUMNS :=
+unexport COLUMNS
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,8 +22,8 @@ TEST_ENV := OMP_NUM_THREADS=1
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-demo: $(VENV)/.installed-demo ## Run the main job on a simulated shop, or on DATA=path [BEHAVIORS=view,cart,purchase] [OUT=folder].
-	@$(BIN)/funnelrec demo --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(BEHAVIORS),--behaviors "$(BEHAVIORS)")
+demo: $(VENV)/.installed-demo ## Run the main job on a simulated shop, or on DATA=path [BEHAVIORS=view,cart,purchase] [COLUMNS=user_id=uid] [OUT=folder].
+	@$(BIN)/funnelrec demo --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(BEHAVIORS),--behaviors "$(BEHAVIORS)") $(if $(COLUMNS),--columns "$(COLUMNS)")
 
 test: lint typecheck doctest pytest ## Linter, type check, doctests and tests: what CI runs.
 

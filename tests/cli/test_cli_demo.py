@@ -14,9 +14,15 @@ def test_the_demo_is_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("funnelrec.comparison.demo.run_demo", stand_in)
     funnelrec("demo")
     funnelrec("demo", "--data", "log.csv", "--out", "x", "--seed", "4", "--behaviors", "view,buy")
+    columns = ("--columns", "user_id=uid,item_id=sku")
+    funnelrec("demo", "--data", "log.csv", "--behaviors", "pv=view,cart,buy=purchase", *columns)
+    out, log = Path("demo-output"), Path("log.csv")
+    mapped = {"pv": "view", "cart": "cart", "buy": "purchase"}
+    named = {"user_id": "uid", "item_id": "sku"}
     assert stand_in.call_args_list == [
-        call(Path("demo-output"), data=None, seed=0, behaviors=None),
-        call(Path("x"), data=Path("log.csv"), seed=4, behaviors=["view", "buy"]),
+        call(out, data=None, seed=0, columns=None, behaviors=None),
+        call(Path("x"), data=log, seed=4, columns=None, behaviors=["view", "buy"]),
+        call(out, data=log, seed=0, columns=named, behaviors=mapped),
     ]
 
 
@@ -27,3 +33,7 @@ def test_mistakes(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     missing = funnelrec("demo", "--data", tmp_path / "no.csv", "--out", tmp_path / "x", code=2)
     assert "no such file or folder" in missing.stderr
+    unnamed = funnelrec("demo", "--columns", "user_id=uid", "--out", tmp_path / "x", code=2)
+    assert "name the log, or leave columns out" in unnamed.stderr
+    pairs = funnelrec("demo", "--columns", "uid", "--out", tmp_path / "x", code=2)
+    assert "--columns must be name=value pairs, got 'uid'" in pairs.stderr

@@ -170,6 +170,11 @@ def test_bad_rows_are_refused_or_set_aside(
     assert message in " ".join(refused_lines(*command))
     assert not (tmp_path / "ds").exists()
     aside = tmp_path / "bad.parquet"
+    for mode in ((), ("--on-bad-rows", "error")):
+        assert refused(*command, *mode, "--quarantine", aside) == (
+            "--quarantine takes the rows that --on-bad-rows quarantine sets aside; add that or "
+            "leave --quarantine out."
+        )
     result = funnelrec(*command, "--on-bad-rows", "quarantine", "--quarantine", aside)
     assert f"note: 1 of 9 rows set aside in {aside}." in result.stderr
     rows = pl.read_parquet(aside)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import html
 import io
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from funnelrec.cli.app import app
 from funnelrec.common.errors import CapabilityError, ConfigError, DataError, UsageError
-from funnelrec.comparison.demo import DemoResult, run_demo
+from funnelrec.comparison.demo import SHOP_SETTINGS, DemoResult, run_demo
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.simulation import ShopConfig
+from funnelrec.models.popularity import Popularity
 from funnelrec.models.runs import Run, load_run, train_run
 
 SHOP = ShopConfig(n_users=80, n_items=60, n_categories=6)
@@ -150,8 +155,80 @@ def test_the_summary_is_stored_as_json(made: tuple[DemoResult, str]) -> None:
 
 def test_the_report_names_commands_that_exist(made: tuple[DemoResult, str]) -> None:
     text = made[0].report.read_text(encoding="utf-8")
-    assert "funnelrec prepare" in text
-    assert "--model rmbrec --seed 0 --refit" in text
+    assert "--behaviors view,collect,cart,purchase --seed 0\n" in text
+    assert "--model rmbrec --seed 0 --refit --set learning_rate=0.005 --set epochs=2 --set" in text
+
+
+def test_the_commands_of_the_report_give_the_same_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mine.csv"
+    rows = [(f"u{u}", f"i{(u * k) % 7}", "buy", 0) for u in range(12) for k in range(1, 6)]
+    rows += [(f"u{u}", f"i{(u + k) % 7}", "pv", 0) for u in range(12) for k in range(4)]
+    log(*rows).drop("timestamp").rename({"user_id": "uid"}).write_csv(path)
+    result = run_demo(
+        "out",
+        data=path,
+        seed=3,
+        columns={"user_id": "uid"},
+        behaviors={"pv": "view", "buy": "purchase"},
+        models=("conversion", "rmbrec"),
+        settings=QUICK,
+        progress="none",
+        console=quiet(),
+    )
+    made = Dataset.load(result.dataset)
+    assert made.behaviors == ("view", "purchase")
+    assert made.manifest.split.seed == 3
+    record = result.results[1].record
+    assert dict(record.config)["learning_rate"] != SHOP_SETTINGS["rmbrec"]["learning_rate"]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    block = html.unescape(re.findall(r"<pre>(funnelrec prepare.*?)</pre>", page, re.DOTALL)[0])
+    for line in block.splitlines():
+        with pytest.raises(SystemExit) as ended:
+            app(shlex.split(line)[1:], prog_name="funnelrec")
+        assert ended.value.code == 0, line
+    assert Dataset.load("again/dataset").fingerprint == made.fingerprint
+    for one in result.results:
+        again = load_run(f"again/runs/{one.name}", device="cpu")
+        assert again.record.config == one.record.config
+        assert again.evaluate().to_dict()["overall"] == one.test.to_dict()["overall"]
+
+
+def test_settings_of_the_shop_are_defaults(made: tuple[DemoResult, str], tmp_path: Path) -> None:
+    (rmbrec,) = (one.record.config for one in made[0].results if one.name == "rmbrec")
+    assert rmbrec["learning_rate"] == SHOP_SETTINGS["rmbrec"]["learning_rate"]
+    result = run_demo(
+        tmp_path / "out",
+        models=("rmbrec",),
+        shop=SHOP,
+        settings={"rmbrec": {**QUICK["rmbrec"], "learning_rate": 0.01}},
+        progress="none",
+        console=quiet(),
+    )
+    assert result.results[0].record.config["learning_rate"] == 0.01
+
+
+def test_only_the_users_shown_are_scored_for_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    plain = Popularity.recommend
+
+    def counted(self: Popularity, users: Any = None, **options: Any) -> pl.DataFrame:
+        asked.append(-1 if users is None else len(users))
+        return plain(self, users, **options)
+
+    monkeypatch.setattr(Popularity, "recommend", counted)
+    run_demo(tmp_path / "out", models=("popularity",), shop=SHOP, progress="none", console=quiet())
+    assert asked == [-1, 4]  # the file of everybody's lists, then the report's
+
+
+def test_columns_without_a_log_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name the log, or leave columns out"):
+        run_demo(tmp_path / "out", columns={"user_id": "uid"}, console=quiet())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_log_of_ones_own_without_dates(tmp_path: Path) -> None:

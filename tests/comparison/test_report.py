@@ -10,7 +10,12 @@ import pytest
 from comparison_helpers import made_result
 
 from funnelrec.common.errors import UsageError
-from funnelrec.comparison.report import SECTIONS, sample_users, write_report
+from funnelrec.comparison.report import (
+    SECTIONS,
+    describe_users,
+    sample_users,
+    write_report,
+)
 from funnelrec.comparison.results import ModelResult
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.diagnostics import diagnose
@@ -105,12 +110,13 @@ def results(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 def written(path: Path, dataset: Dataset, results: list[ModelResult], **more: Any) -> Path:
     model = create_model("popularity").fit(dataset)
+    users = sample_users(dataset, n=3)
     return write_report(
         path / "report.html",
         dataset=dataset,
         diagnostics=diagnose(dataset),
         results=results,
-        samples=sample_users(dataset, model.recommend(k=5, exclude=()), n=3),
+        samples=describe_users(dataset, users, model.recommend(users, k=5, exclude=())),
         selected="popularity",
         **more,
     )
@@ -203,8 +209,9 @@ def test_a_folder_in_the_way_is_said(tmp_path: Path, dataset: Dataset) -> None:
 
 def test_samples_tell_history_and_what_was_seen(dataset: Dataset) -> None:
     lists = create_model("popularity").fit(dataset).recommend(k=4, exclude=())
-    samples = sample_users(dataset, lists, n=5, seed=1)
-    assert len(samples) == 5
+    users = sample_users(dataset, n=5, seed=1)
+    samples = describe_users(dataset, users, lists)
+    assert [sample.user for sample in samples] == users.to_list()
     training = dataset.training
     for sample in samples:
         number = int(training.user_ids.encode([sample.user])[0])
@@ -220,7 +227,7 @@ def test_samples_tell_history_and_what_was_seen(dataset: Dataset) -> None:
 
 def test_sample_history_begins_with_the_latest(dataset: Dataset) -> None:
     lists = create_model("popularity").fit(dataset).recommend(k=1)
-    (sample,) = sample_users(dataset, lists, n=1, seed=2)
+    (sample,) = describe_users(dataset, sample_users(dataset, n=1, seed=2), lists)
     training = dataset.training
     number = int(training.user_ids.encode([sample.user])[0])
     views = training.interactions["view"]
@@ -235,10 +242,12 @@ def test_sample_history_begins_with_the_latest(dataset: Dataset) -> None:
 
 
 def test_the_draw_is_that_of_the_seed(dataset: Dataset) -> None:
-    lists = create_model("popularity").fit(dataset).recommend(k=1)
-
-    def users(seed: int) -> list[Any]:
-        return [sample.user for sample in sample_users(dataset, lists, n=4, seed=seed)]
+    def users(seed: int, n: int = 4) -> list[Any]:
+        return sample_users(dataset, n, seed=seed).to_list()
 
     assert users(0) == users(0)
     assert users(0) != users(1)
+    tested = dataset.training.user_ids.decode(dataset.test.users).unique().to_list()
+    assert len(set(users(0))) == 4
+    assert set(users(0)) < set(tested)
+    assert sorted(users(0, n=1000)) == sorted(tested)

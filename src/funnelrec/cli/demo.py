@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from funnelrec.cli.output import examples, words
+from funnelrec.cli.output import behavior_words, examples, named_words
 
 NAME = "demo"
 EXAMPLES = examples(
     "funnelrec demo",
     "funnelrec demo --data events.parquet --behaviors view,cart,purchase --out my-demo",
+    "funnelrec demo --data log.csv --columns user_id=visitor,item_id=sku "
+    "--behaviors pv=view,fav=collect,buy=purchase",
 )
 
 
@@ -25,7 +27,15 @@ def command(
     ),
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
     behaviors: Annotated[
-        str | None, typer.Option(help="Behaviors of the log, weak to strong: view,cart,purchase.")
+        str | None,
+        typer.Option(
+            help="Behaviors of the log, weak to strong: view,cart,purchase; or with other names: "
+            "pv=view,buy=purchase. Without it, usual names are put in order."
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="The log's own column names: user_id=uid,item_id=sku."),
     ] = None,
 ) -> None:
     """Do the main job: diagnose, split, train RMBRec beside simple rules, evaluate, recommend.
@@ -34,4 +44,10 @@ def command(
     """
     from funnelrec.comparison.demo import run_demo
 
-    run_demo(out, data=data, seed=seed, behaviors=words(behaviors) or None)
+    run_demo(
+        out,
+        data=data,
+        seed=seed,
+        columns=named_words("--columns", columns),
+        behaviors=behavior_words(behaviors),
+    )

@@ -103,6 +103,28 @@ def named_words(option: str, text: str | None) -> dict[str, str] | None:
     return found
 
 
+def behavior_words(text: str | None) -> list[str] | dict[str, str] | None:
+    """Return what ``--behaviors`` says: names weak to strong, or such names mapped to others.
+
+    Raises
+    ------
+    UsageError
+        As :func:`named_words` does.
+
+    Examples
+    --------
+    >>> behavior_words("view,buy"), behavior_words("pv=view,buy")
+    (['view', 'buy'], {'pv': 'view', 'buy': 'buy'})
+    """
+    if text is None:
+        return None
+    names = words(text)
+    if not any("=" in name for name in names):
+        return names
+    pairs = ",".join(name if "=" in name else f"{name}={name}" for name in names)
+    return named_words("--behaviors", pairs)
+
+
 def facts(rows: Mapping[str, str], *, title: str | None = None) -> Table:
     """Return a table of two columns, names and values."""
     heading = None if title is None else Text(title)

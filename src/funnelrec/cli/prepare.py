@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from funnelrec.cli.output import examples, facts, frame_table, named_words, say, show, words
+from funnelrec.cli.output import (
+    behavior_words,
+    examples,
+    facts,
+    frame_table,
+    named_words,
+    say,
+    show,
+)
 from funnelrec.common.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +77,10 @@ def command(
     ] = None,
     quarantine: Annotated[
         Path | None,
-        typer.Option(help="Parquet file for bad rows; beside the log if not given."),
+        typer.Option(
+            help="With --on-bad-rows quarantine: Parquet file for bad rows; beside the log if not "
+            "given."
+        ),
     ] = None,
     user_core: Annotated[
         int | None, typer.Option(help="Keep users with at least this many items, repeatedly.")
@@ -232,8 +243,13 @@ def command(
         for kind, values in by_split.items():
             if kind != chosen:
                 _refuse(values, f"--split {chosen}", fix=f"it belongs to --split {kind}")
+        if quarantine is not None and on_bad_rows != "quarantine":
+            raise UsageError(
+                "--quarantine takes the rows that --on-bad-rows quarantine sets aside; add that "
+                "or leave --quarantine out."
+            )
         checked = read_events(
-            events, behaviors=_behaviors(behaviors), target=target, **_given(**reading)
+            events, behaviors=behavior_words(behaviors), target=target, **_given(**reading)
         )
         dataset = prepare(
             checked,
@@ -262,17 +278,6 @@ def _refuse(
             raise UsageError(
                 f"--{option} cannot be combined with {with_what}; {fix or 'leave it out'}."
             )
-
-
-def _behaviors(text: str | None) -> list[str] | dict[str, str] | None:
-    """Return names weak to strong, or such names mapped to others."""
-    if text is None:
-        return None
-    names = words(text)
-    if not any("=" in name for name in names):
-        return names
-    pairs = ",".join(name if "=" in name else f"{name}={name}" for name in names)
-    return named_words("--behaviors", pairs)
 
 
 def _split(
@@ -311,7 +316,9 @@ def _imported(
     from funnelrec.data.importers import import_layout
 
     if name is None:
-        return import_layout(folder, layout, behaviors=_behaviors(behaviors), target=target), None
+        return import_layout(
+            folder, layout, behaviors=behavior_words(behaviors), target=target
+        ), None
     _refuse(
         {"behaviors": behaviors, "target": target}, "--catalogue, which names the behaviors itself"
     )

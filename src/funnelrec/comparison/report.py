@@ -77,28 +77,40 @@ class SampledUser:
     seen: Sequence[Sequence[str]]
 
 
-def sample_users(
-    dataset: Dataset, recommendations: pl.DataFrame, n: int = 4, *, seed: int = 0
-) -> list[SampledUser]:
-    """Return ``n`` test users drawn at random, with their histories and recommendations.
+def sample_users(dataset: Dataset, n: int = 4, *, seed: int = 0) -> pl.Series:
+    """Return the identifiers of ``n`` test users drawn at random; of all if there are fewer.
 
     Parameters
     ----------
     dataset
         The data set.
-    recommendations
-        Columns user_id, item_id, score, rank, as ``Recommender.recommend`` gives them.
     n
-        Users to draw; all if there are fewer.
+        Users to draw.
     seed
         Decides the draw.
     """
-    training = dataset.training
     tested = np.unique(dataset.test.users)
     drawn = stream(seed, "report sample").permutation(tested)[:n]
+    return dataset.training.user_ids.decode(np.sort(drawn))
+
+
+def describe_users(
+    dataset: Dataset, users: pl.Series, recommendations: pl.DataFrame
+) -> list[SampledUser]:
+    """Return these users with their histories and recommendations.
+
+    Parameters
+    ----------
+    dataset
+        The data set.
+    users
+        Identifiers, from :func:`sample_users`.
+    recommendations
+        Columns user_id, item_id, score, rank, as ``Recommender.recommend`` gives them.
+    """
+    training = dataset.training
     chosen = []
-    for number in sorted(drawn.tolist()):
-        user = training.user_ids.decode([number])[0]
+    for user, number in zip(users, training.user_ids.encode(users).tolist(), strict=True):
         listed = recommendations.filter(pl.col(USER) == user).sort(RANK)
         numbers = training.item_ids.encode(listed[ITEM])
         history = {}
@@ -151,7 +163,7 @@ def write_report(
     results
         What each model reached. Results of different protocols get tables of their own.
     samples
-        From :func:`sample_users`.
+        From :func:`describe_users`.
     selected
         Name of the model that validation chose; the samples are its lists.
     skipped
