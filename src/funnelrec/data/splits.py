@@ -12,7 +12,10 @@ Around the held-out pairs the auxiliary policy decides:
     they were not known when the purchase was still to be predicted. Those up to the test purchase
     are set aside in ``recent`` and return when the model is refitted with the validation pairs;
     later ones are dropped. Events with the very date of the purchase stay. In a split at one date
-    for everybody the cut-off dates take the place of the user's purchases.
+    for everybody the cut-off dates take the place of the user's purchases. Where the held-out
+    purchases need not be the last ones (drawn at random, or given), the user's later training
+    purchases stay: the policy cuts auxiliary events alone, and the split put these purchases
+    into training.
 ``drop_pair``
     Auxiliary events of held-out pairs leave training, so that every held-out pair is a
     discovery. Those of validation pairs are set aside in ``recent``.
@@ -40,7 +43,6 @@ CutOff = int | datetime | None
 
 _PAIR = [USER, ITEM]
 _DRAW = "draw"
-_STAGE = "stage"
 _SHOWN = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
