@@ -11,16 +11,10 @@ import polars as pl
 from funnelrec.common.columns import BEHAVIOR, TIMESTAMP
 from funnelrec.common.errors import DataError, UsageError
 from funnelrec.data._event_sources import RawLog
+from funnelrec.data.behavior_names import FUNNEL, level
 
 TimestampUnit = Literal["none", "as-given", "us"]
 
-# Usual names of behaviors, weak to strong; compared without case. The last level is a purchase.
-_VOCABULARY = (
-    frozenset({"view", "click", "pv", "ipv"}),
-    frozenset({"collect", "fav", "favorite", "wishlist"}),
-    frozenset({"cart", "add_to_cart", "addtocart"}),
-    frozenset({"purchase", "buy", "order", "transaction"}),
-)
 _SHOWN_NAMES = 20
 _SECOND = 1_000_000
 # Floats above this no longer tell neighboring integers apart.
@@ -116,12 +110,7 @@ def named_order(behaviors: Sequence[str] | Mapping[str, str] | None) -> dict[str
 def inferred_order(text: pl.Series, raw: RawLog, target: str | None) -> dict[str, str]:
     """Return the behaviors that occur, weak to strong by their usual names."""
     found = sorted(str(name) for name in text.drop_nulls().unique())
-    levels = {
-        name: level
-        for name in found
-        for level, synonyms in enumerate(_VOCABULARY)
-        if name.lower() in synonyms
-    }
+    levels = {name: place for name in found if (place := level(name)) is not None}
     strangers = [name for name in found if name not in levels]
     if not found:
         reason = "there is none"
@@ -129,7 +118,7 @@ def inferred_order(text: pl.Series, raw: RawLog, target: str | None) -> dict[str
         reason = f"{strangers[0]!r} is no usual name"
     elif len(set(levels.values())) < len(levels):
         reason = "several names mean the same step"
-    elif target is None and max(levels.values()) < len(_VOCABULARY) - 1:
+    elif target is None and max(levels.values()) < len(FUNNEL) - 1:
         reason = "none of them is a purchase"
     else:
         return {name: name for name in sorted(found, key=levels.__getitem__)}

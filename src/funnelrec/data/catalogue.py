@@ -17,7 +17,8 @@ import polars as pl
 
 from funnelrec.common.columns import BEHAVIOR, ITEM, USER
 from funnelrec.common.errors import DataError, suggestion
-from funnelrec.data.importers import COMMON_NAMES, ImportedLog, Layout, import_layout
+from funnelrec.data.behavior_names import common_name
+from funnelrec.data.importers import ImportedLog, Layout, import_layout
 
 _RMBREC = (
     'Cai et al., "RMBRec: Robust Multi-Behavior Recommendation towards Target Behaviors", WWW '
@@ -366,7 +367,7 @@ def load_named(
     """
     entry = named_dataset(name)
     log = import_layout(folder, layout)
-    log = log.renamed({found: COMMON_NAMES.get(found, found) for found in log.behaviors})
+    log = log.renamed({found: common_name(found) or found for found in log.behaviors})
     pairs = _complete(log)
     shares, without = _overlap(pairs, log.target)
     table = compare_with_catalogue(

@@ -106,3 +106,12 @@ def test_order_that_is_not_evident(tmp_path: Path) -> None:
     (tmp_path / "tip.txt").rename(tmp_path / "view.txt")  # as weak as click
     with pytest.raises(DataError, match="not evident"):
         import_layout(tmp_path)
+
+
+def test_every_usual_name_is_known_whatever_its_case(tmp_path: Path) -> None:
+    write_id_pairs(tmp_path)
+    (tmp_path / "click.txt").rename(tmp_path / "IPV.txt")
+    (tmp_path / "IPV_cart.txt").write_text("1 1\n")
+    log = import_layout(tmp_path)
+    assert log.behaviors == ("IPV", "cart", "buy")
+    assert "combinations of behaviors not read: IPV_cart" in log.notes

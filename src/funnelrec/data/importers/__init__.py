@@ -24,7 +24,7 @@ listed in the notes of what it returns.
 
 from __future__ import annotations
 
-from funnelrec.data.importers._shared import COMMON_NAMES, Behaviors, ImportedLog
+from funnelrec.data.importers._shared import Behaviors, ImportedLog
 from funnelrec.data.importers.adjacency_lists import import_adjacency_lists
 from funnelrec.data.importers.csr_pickles import import_csr_pickles
 from funnelrec.data.importers.id_pairs import import_id_pairs
@@ -33,7 +33,6 @@ from funnelrec.data.importers.parquet import import_parquet
 from funnelrec.data.importers.recbole import import_recbole
 
 __all__ = [
-    "COMMON_NAMES",
     "Behaviors",
     "ImportedLog",
     "Layout",

@@ -12,18 +12,10 @@ import polars as pl
 
 from funnelrec.common.columns import BEHAVIOR, ITEM, TIMESTAMP, USER
 from funnelrec.common.errors import DataError, suggestion
+from funnelrec.data.behavior_names import level
 
 #: What to import: names as the files have them, weak to strong, or such names mapped to new ones.
 Behaviors = Sequence[str] | Mapping[str, str]
-
-#: Behavior names in published files and the name each of them has here.
-COMMON_NAMES: Mapping[str, str] = {
-    **dict.fromkeys(("view", "pv", "click"), "view"),
-    **dict.fromkeys(("collect", "fav", "favorite", "wishlist"), "collect"),
-    **dict.fromkeys(("cart", "add_to_cart", "addtocart"), "cart"),
-    **dict.fromkeys(("purchase", "buy", "order", "transaction"), "purchase"),
-}
-_STRENGTH = {"view": 0, "collect": 1, "cart": 2, "purchase": 3}
 
 # Text files that publishers put beside those of the behaviors.
 NO_BEHAVIORS = {
@@ -206,18 +198,18 @@ def chosen_behaviors(
     derived = [
         name
         for name in found
-        if name not in COMMON_NAMES and "_" in name and set(name.split("_")) <= set(COMMON_NAMES)
+        if "_" in name and level(name) is None and None not in map(level, name.split("_"))
     ]
     if derived:
         notes.add(f"combinations of behaviors not read: {', '.join(derived)}")
     names = [name for name in found if name not in derived]
-    ranks = [_STRENGTH.get(COMMON_NAMES.get(name, ""), -1) for name in names]
-    if len(names) > 1 and (-1 in ranks or len(set(ranks)) < len(ranks)):
+    levels = {name: place for name in names if (place := level(name)) is not None}
+    if len(names) > 1 and len(set(levels.values())) < len(names):
         raise DataError(
             f"the order of the behaviors {', '.join(names)} in {where} is not evident; name them "
             "weak to strong in behaviors."
         )
-    return {name: name for _, name in sorted(zip(ranks, names, strict=True))}
+    return {name: name for name in sorted(names, key=lambda name: levels.get(name, 0))}
 
 
 def _check_distinct(names: Iterable[str]) -> None:
