@@ -64,6 +64,8 @@ def test_held_out_item_of_every_user(tmp_path: Path) -> None:
         ([0, None, -1, None], r"got -1 for user 2\.$"),
         ([0, None, 1.0, None], r"got 1\.0 for user 2\.$"),
         ([0, None, True, None], r"got True for user 2\.$"),
+        ([0, None, 2**70, "x"], r"got 1180591620717411303424 for user 2\.$"),
+        ([np.int64(0), None, "1", None], r"got '1' for user 2\.$"),
         ({0: 1}, r"must hold one item or None per user, got dict\.$"),
         (np.zeros((2, 2)), r"must hold one item or None per user, got ndarray\.$"),
     ],

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import scipy.sparse as sp
 
@@ -137,13 +139,32 @@ def _csr_test(folder: Path, shape: tuple[int, int], notes: Notes) -> pl.DataFram
     entries[:] = found
     users = np.flatnonzero(entries != np.array(None))
     items = entries[users].tolist()
-    for user, item in zip(users.tolist(), items, strict=True):
-        whole = isinstance(item, (int, np.integer)) and not isinstance(item, bool)
-        if not whole or not 0 <= item < shape[1]:
-            raise DataError(
-                f"{file} must hold items from 0 to {shape[1] - 1} or None, got {item!r} for user "
-                f"{user}."
-            )
+    numbers = _item_numbers(items, shape[1])
+    if numbers is None:
+        user, item = next(
+            (user, item)
+            for user, item in zip(users.tolist(), items, strict=True)
+            if _item_numbers([item], shape[1]) is None
+        )
+        raise DataError(
+            f"{file} must hold items from 0 to {shape[1] - 1} or None, got {item!r} for user "
+            f"{user}."
+        )
     if len(users) < shape[0]:
         notes.add(f"{file.name}: {shape[0] - len(users)} of {shape[0]} users have no held-out pair")
-    return pair_frame(users, np.array(items, dtype=np.int64))
+    return pair_frame(users, numbers)
+
+
+def _item_numbers(items: list[Any], n_items: int) -> npt.NDArray[np.int64] | None:
+    """Return whole numbers from 0 to ``n_items - 1`` as an array, None if any is not one."""
+    # A truth value is an int to Python.
+    if any(
+        kind is bool or not issubclass(kind, (int, np.integer)) for kind in set(map(type, items))
+    ):
+        return None
+    try:
+        numbers = np.array(items, dtype=np.int64)
+    except OverflowError:
+        return None
+    inside = ((numbers >= 0) & (numbers < n_items)).all()
+    return numbers if inside else None
