@@ -55,6 +55,10 @@ def test_figures_show_the_numbers_of_the_diagnostics() -> None:
     both = np.intersect1d(data.training.interactions["view"].keys, data.training.purchases.keys)
     assert funnel["with buy"].x[0] == both.size
 
+    # A page of 400 pixels leaves about 280 for the bars, then 40; a digit takes about 7.5.
+    end = figures["funnel"].layout.xaxis.range[1]
+    assert 280 * (1 - max(stacked) / end) + 40 > 7.5 * len("1,234,567 (12 %)")
+
     full, training = figures["alignment"].data
     assert list(full.x) == [*report.full.bar.values(), report.full.direct]
     assert list(training.x) == [*report.training.bar.values(), report.training.direct]

@@ -358,7 +358,8 @@ def _plotly_bars(objects: Any, plot: _Bars) -> Any:
             ),
             default=1,
         )
-        figure.update_xaxes(range=[0, max(longest, 1) * 1.25], tickformat=",d")
+        # Room beside the longest bar for its label, also where the page is 400 pixels wide.
+        figure.update_xaxes(range=[0, max(longest, 1) * 1.5], tickformat=",d")
     return figure
 
 
