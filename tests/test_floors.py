@@ -29,7 +29,10 @@ FLOOR = {package: place for place, floor in enumerate(FLOORS) for package in flo
 
 PICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNPICKLER = Path("data/importers/_unpickling.py")
-DENSE = {"toarray", "todense"}
+# Methods and attributes of sparse matrices and tensors that build every entry.
+DENSE = {"toarray", "todense", "to_dense", "A", "A1"}
+# Sparse formats of Python objects, filled entry by entry.
+SLOW = {"dok", "lil"}
 
 FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
 # The package's own __init__ hands out names of every floor, on first use.
@@ -61,11 +64,18 @@ def _name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
+def _slow(name: str) -> bool:
+    """Return whether a name is that of a sparse format of Python objects."""
+    return any(name == f"to{kind}" or name.startswith(f"{kind}_") for kind in SLOW)
+
+
 def faults(path: Path, source: str) -> list[str]:
     """Return every breach of the rules in one file, in words."""
     package = path.parts[0]
     found = []
     for name in imports(path, source):
+        if _slow(name.rpartition(".")[2]):
+            found.append(f"imports {name}")
         top, _, rest = name.partition(".")
         if top in PICKLERS and path != UNPICKLER:
             found.append(f"imports {top}")
@@ -79,7 +89,18 @@ def faults(path: Path, source: str) -> list[str]:
                 found.append(f"{package} imports {other}, which does not stand below it")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr in DENSE:
-            found.append(f"line {node.lineno} calls {node.attr}()")
+            found.append(f"line {node.lineno} calls {node.attr}, which builds every entry")
+        if isinstance(node, ast.Attribute) and _slow(node.attr):
+            found.append(f"line {node.lineno} uses {node.attr}")
+        # asformat("lil"), and format="lil" of those that build a matrix
+        if isinstance(node, ast.Call):
+            named = [word.value for word in node.keywords if word.arg == "format"]
+            places = node.args if _name(node.func) == "asformat" else []
+            found += [
+                f"line {node.lineno} uses the format {value.value}"
+                for value in (*named, *places)
+                if isinstance(value, ast.Constant) and value.value in SLOW
+            ]
         if (
             isinstance(node, ast.keyword)
             and node.arg == "allow_pickle"
@@ -115,7 +136,15 @@ def test_file_keeps_the_rules(path: Path) -> None:
         ("comparison/x.py", "import typer", "typer outside cli"),
         ("data/x.py", "import pickle as p", "imports pickle"),
         ("data/x.py", "from joblib import load", "imports joblib"),
-        ("data/x.py", "matrix.toarray()", "line 1 calls toarray()"),
+        ("data/x.py", "matrix.toarray()", "line 1 calls toarray"),
+        ("graph/x.py", "dense = matrix.A", "line 1 calls A,"),
+        ("graph/x.py", "tensor.to_dense()", "line 1 calls to_dense"),
+        ("data/x.py", "sp.lil_matrix((3, 4))", "line 1 uses lil_matrix"),
+        ("data/x.py", "from scipy.sparse import dok_array", "imports scipy.sparse.dok_array"),
+        ("data/x.py", "matrix.todok()", "line 1 uses todok"),
+        ("data/x.py", "matrix.tolil()", "line 1 uses tolil"),
+        ("data/x.py", "matrix.asformat('lil')", "line 1 uses the format lil"),
+        ("data/x.py", "sp.random(3, 4, format='dok')", "line 1 uses the format dok"),
         ("data/x.py", "np.load(path, allow_pickle=True)", "line 1 allows pickle"),
         ("models/x.py", "torch.load(path)", "torch.load"),
     ],
@@ -136,6 +165,7 @@ def test_a_breach_is_seen(path: str, source: str, fault: str) -> None:
         ),
         ("cli/x.py", "import typer\nfrom funnelrec.comparison.demo import run_demo"),
         ("evaluation/x.py", "from funnelrec.data.dataset import Dataset\nnp.load(p)"),
+        ("graph/x.py", "matrix.tocsr().asformat('csc')\n'{x}'.format(x='lil')"),
     ],
 )
 def test_what_is_allowed_is_not_a_breach(path: str, source: str) -> None:
