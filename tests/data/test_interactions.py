@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funnelrec.common.errors import DataError
-from funnelrec.data.interactions import Interactions
+from funnelrec.data.interactions import Interactions, absent_keys
 
 Event = tuple[int, int, int, int]
 
@@ -171,3 +171,70 @@ def test_keys_do_not_overflow_where_users_times_items_exceeds_32_bits() -> None:
     pairs = Interactions.from_pairs([99_999], [99_999], n_users=100_000, n_items=100_000)
     assert pairs.keys.tolist() == [10**10 - 1]
     assert pairs.contains([99_999, 0], [99_999, 99_999]).tolist() == [True, False]
+
+
+@given(logs(), st.integers(0, 2**30))
+def test_select_is_building_anew_from_what_is_kept(
+    log: tuple[int, int, list[Event]], bits: int
+) -> None:
+    whole = build(*log)
+    keep = np.array([bits >> place & 1 for place in range(whole.nnz)], dtype=np.bool_)
+    found = whole.select(keep)
+    assert whole.first is not None
+    assert whole.last is not None
+    expected = Interactions.from_pairs(
+        whole.users[keep],
+        whole.items[keep],
+        n_users=whole.n_users,
+        n_items=whole.n_items,
+        counts=whole.counts[keep],
+        first=whole.first[keep],
+        last=whole.last[keep],
+    )
+    for name in ("indptr", "indices", "counts", "first", "last", "users", "keys"):
+        one, other = getattr(found, name), getattr(expected, name)
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+        assert not one.flags.writeable
+
+
+def test_select_sorts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = build(2, 3, [(0, 0, 2, 5), (0, 2, 1, 6), (1, 1, 4, 7)])
+    monkeypatch.delattr(Interactions, "from_pairs")
+    undated = Interactions(2, 3, pairs.indptr, pairs.indices, pairs.counts)
+    assert undated.select(np.array([True, False, True])).first is None
+    with pytest.raises(IndexError):
+        pairs.select(np.array([True, False]))
+
+
+@given(st.sets(st.integers(0, 30)), st.integers(0, 12))
+def test_absent_keys_against_plain_search(taken: set[int], n: int) -> None:
+    expected = [number for number in range(60) if number not in taken][:n]
+    found = absent_keys(np.array(sorted(taken), dtype=np.int64), np.arange(n))
+    assert found.tolist() == expected
+
+
+@given(logs())
+def test_every_rank_is_another_absent_item(log: tuple[int, int, list[Event]]) -> None:
+    pairs = build(*log)
+    for user in range(pairs.n_users):
+        absent = sorted(set(range(pairs.n_items)) - set(pairs.row(user).tolist()))
+        assert pairs.absent_degrees[user] == len(absent)
+        assert pairs.absent_items(user, np.arange(len(absent))).tolist() == absent
+
+
+def test_absent_items_of_many_users_at_once() -> None:
+    pairs = Interactions.from_pairs([0, 0, 2], [0, 2, 1], n_users=3, n_items=4)
+    found = pairs.absent_items(np.array([[2], [0]]), np.array([[2, 0], [1, 0]]))
+    assert found.tolist() == [[3, 0], [3, 1]]
+
+
+def test_absent_items_need_64_bits_and_get_them() -> None:
+    # The last user's pairs are numbered beyond 32 bits, from 32-bit users, ranks and rows.
+    n = 100_000
+    pairs = Interactions.from_pairs([n - 1, n - 1], [0, n - 1], n_users=n, n_items=n)
+    ranks = np.array([0, n - 3], dtype=np.int32)
+    for users in (np.array([n - 1, n - 1], dtype=np.int32), np.int32(n - 1)):
+        found = pairs.absent_items(users, ranks)
+        assert found.dtype == np.int64
+        assert found.tolist() == [1, n - 2]

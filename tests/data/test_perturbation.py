@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from funnelrec.common.errors import ConfigError, DataError
 from funnelrec.data.dataset import Dataset, IdMap, Manifest, SplitRecord, TrainingData
 from funnelrec.data.interactions import Interactions
-from funnelrec.data.perturbation import absent_keys, distinct, perturb, perturb_dataset
+from funnelrec.data.perturbation import distinct, perturb, perturb_dataset
 
 USERS, ITEMS = 30, 40
 
@@ -200,13 +200,6 @@ def test_dropped_edges_are_uniform() -> None:
     expected = draws * 90 / 301
     statistic = float(((dropped - expected) ** 2).sum() / (expected * (1 - 90 / 301)))
     assert statistic < 381.4  # chi-square with 300 degrees of freedom, .999
-
-
-@given(st.sets(st.integers(0, 30)), st.integers(0, 12))
-def test_absent_keys_against_plain_search(taken: set[int], n: int) -> None:
-    expected = [number for number in range(60) if number not in taken][:n]
-    found = absent_keys(np.array(sorted(taken), dtype=np.int64), np.arange(n))
-    assert found.tolist() == expected
 
 
 @settings(max_examples=50)

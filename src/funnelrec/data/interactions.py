@@ -185,6 +185,47 @@ class Interactions:
         place = np.minimum(np.searchsorted(self.keys, wanted), self.nnz - 1)
         return np.asarray(self.keys[place] == wanted)
 
+    @property
+    def absent_degrees(self) -> LongArray:
+        """Items that each user does not have, int64, shape ``(n_users,)``."""
+        return self.n_items - self.user_degrees.astype(np.int64)
+
+    @cached_property
+    def _absent_below(self) -> LongArray:
+        return _absent_below(self.keys)
+
+    def absent_items(self, users: npt.ArrayLike, ranks: npt.ArrayLike) -> LongArray:
+        """Return for each user the item of this rank among those the user does not have.
+
+        Exact, vectorised and without rejection: a uniform rank gives a uniform absent item. Takes
+        one binary search per answer.
+
+        Parameters
+        ----------
+        users
+            User numbers.
+        ranks
+            From 0, below ``absent_degrees[users]``; what is beyond answers with a number that is
+            no absent item of this user. Broadcast with ``users``.
+
+        Returns
+        -------
+        int64, of the broadcast shape.
+
+        Examples
+        --------
+        >>> bought = Interactions.from_pairs([0, 0, 1], [0, 2, 3], n_users=2, n_items=4)
+        >>> bought.absent_items([0, 0, 1], [0, 1, 2]).tolist()
+        [1, 3, 2]
+        """
+        # Both in int64 before anything is added: numpy 1 lets the narrower type decide.
+        user = np.asarray(users).astype(np.int64)
+        rank = np.asarray(ranks).astype(np.int64)
+        start = user * self.n_items
+        # Among all pairs, the absent ones of earlier users come first.
+        earlier = start - self.indptr[user]
+        return np.asarray(_absent_at(self._absent_below, earlier + rank) - start)
+
     def matrix(self) -> sp.csr_array:
         """Return the binary matrix, float32 ones with int32 indices."""
         ones = np.ones(self.nnz, dtype=np.float32)
@@ -192,11 +233,12 @@ class Interactions:
 
     def select(self, keep: npt.NDArray[np.bool_]) -> Interactions:
         """Return the pairs where ``keep`` (bool, shape ``(nnz,)``) is true."""
-        return Interactions.from_pairs(
-            self.users[keep],
-            self.indices[keep],
+        kept_before = np.concatenate([[0], np.cumsum(keep)])
+        return Interactions(
             n_users=self.n_users,
             n_items=self.n_items,
+            indptr=kept_before[self.indptr].astype(np.int32),
+            indices=self.indices[keep],
             counts=self.counts[keep],
             first=None if self.first is None else self.first[keep],
             last=None if self.last is None else self.last[keep],
@@ -220,6 +262,36 @@ class Interactions:
             else None,
             last=np.concatenate([p.last for p in parts if p.last is not None]) if dated else None,
         )
+
+
+def absent_keys(taken: LongArray, ranks: npt.ArrayLike) -> LongArray:
+    """Return the numbers of these ranks among the non-negative numbers that are not taken.
+
+    Parameters
+    ----------
+    taken
+        int64, ascending, distinct, such as :attr:`Interactions.keys`.
+    ranks
+        From 0, any shape.
+
+    Examples
+    --------
+    >>> absent_keys(np.array([0, 2, 3]), np.array([0, 1, 2])).tolist()
+    [1, 4, 5]
+    """
+    return _absent_at(_absent_below(taken), np.asarray(ranks).astype(np.int64))
+
+
+def _absent_below(taken: LongArray) -> LongArray:
+    # Below the j-th taken number a_j lie a_j - j absent ones.
+    below = taken.astype(np.int64) - np.arange(taken.size, dtype=np.int64)
+    below.setflags(write=False)
+    return below
+
+
+def _absent_at(below: LongArray, ranks: LongArray) -> LongArray:
+    # A rank skips every taken number that has at most that many absent ones below it.
+    return ranks + np.searchsorted(below, ranks, side="right")
 
 
 def _reduce(ufunc: np.ufunc, values: LongArray, starts: npt.NDArray[np.intp]) -> LongArray:

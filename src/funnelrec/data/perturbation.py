@@ -16,7 +16,7 @@ import numpy as np
 from funnelrec.common.errors import ConfigError, DataError, suggestion
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import Dataset, TrainingData
-from funnelrec.data.interactions import Interactions, LongArray
+from funnelrec.data.interactions import Interactions, LongArray, absent_keys
 
 
 def perturb(
@@ -176,27 +176,6 @@ def _perturbed(
         )
         result = result.merged(new)
     return result
-
-
-def absent_keys(taken: LongArray, ranks: LongArray) -> LongArray:
-    """Return the numbers of these ranks among the non-negative numbers that are not taken.
-
-    Parameters
-    ----------
-    taken
-        int64, ascending, distinct.
-    ranks
-        int64, from 0.
-
-    Examples
-    --------
-    >>> absent_keys(np.array([0, 2, 3]), np.array([0, 1, 2])).tolist()
-    [1, 4, 5]
-    """
-    # Below taken[j] lie taken[j] - j absent numbers: a rank skips every taken number that has at
-    # most that many absent ones below it.
-    below = taken - np.arange(taken.size)
-    return ranks + np.searchsorted(below, ranks, side="right")
 
 
 def distinct(rng: np.random.Generator, population: int, size: int) -> LongArray:

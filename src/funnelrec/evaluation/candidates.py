@@ -75,20 +75,13 @@ class SampledCandidates:
         UsageError
             If a user has fewer than ``n`` items to draw from.
         """
-        free = excluded.n_items - excluded.user_degrees.astype(np.int64)
+        free = excluded.absent_degrees
         if users.size and free[users].min() < self.n:
             user = int(users[np.argmin(free[users])])
             raise UsageError(
                 f"SampledCandidates(n={self.n}) needs {self.n} items outside a user's own pairs, "
                 f"user number {user} has {free[user]}; lower n or rank the full catalogue."
             )
-        # The j-th excluded item e has e - j free items below it: with these counts ascending over
-        # all users, the r-th free item of a user is found by one binary search.
-        below = excluded.indices - (
-            np.arange(excluded.nnz) - excluded.indptr[:-1].astype(np.int64)[excluded.users]
-        )
-        width = excluded.n_items + 1
-        keys = excluded.users.astype(np.int64) * width + below
         drawn = np.empty((len(users), self.n), dtype=np.int32)
         # Chunks by user number, so that a user's draw depends on the chunk's number alone.
         chunks = users // _CHUNK
@@ -97,9 +90,7 @@ class SampledCandidates:
             first = chunk * _CHUNK
             everyone = np.arange(first, min(first + _CHUNK, excluded.n_users))
             ranks = self._subsets(free[everyone], chunk)[users[here] - first]
-            wanted = users[here, None] * width + ranks
-            before = np.searchsorted(keys, wanted, side="right")
-            drawn[here] = ranks + before - excluded.indptr[users[here], None]
+            drawn[here] = excluded.absent_items(users[here, None], ranks)
         return drawn
 
     def _subsets(self, free: LongArray, chunk: int) -> LongArray:

@@ -80,12 +80,11 @@ class Sampler(Protocol):
 
 
 class NegativeDrawer:
-    r"""Draws items uniformly from those a user has *not* in a set of pairs.
+    """Draws items uniformly from those a user has *not* in a set of pairs.
 
-    Exact and without rejection: within a row of excluded items :math:`a_0 < a_1 < ...` the
-    numbers :math:`a_j - j` count the allowed items below each of them, so the r-th allowed item
-    is r plus the number of j with :math:`a_j - j \le r`, found by one binary search. A user
-    with every item excluded has nothing to draw; see :attr:`drawable`.
+    Exact and without rejection: a uniform rank, turned into the allowed item of that rank by
+    :meth:`funnelrec.data.interactions.Interactions.absent_items`. A user with every item excluded
+    has nothing to draw; see :attr:`drawable`.
 
     Parameters
     ----------
@@ -101,12 +100,8 @@ class NegativeDrawer:
     """
 
     def __init__(self, excluded: Interactions) -> None:
-        self._n_items = excluded.n_items
-        self._indptr = excluded.indptr
-        self._allowed = (excluded.n_items - excluded.user_degrees).astype(np.int64)
-        place = np.arange(excluded.nnz, dtype=np.int64) - excluded.indptr[excluded.users]
-        # Rows are told apart by a stride of n_items + 1, since a_j - j may reach n_items.
-        self._keys = excluded.users * np.int64(excluded.n_items + 1) + excluded.indices - place
+        self._excluded = excluded
+        self._allowed = excluded.absent_degrees
 
     @property
     def drawable(self) -> npt.NDArray[np.bool_]:
@@ -119,12 +114,8 @@ class NegativeDrawer:
         A user that is not :attr:`drawable` gets item 0; callers mask or leave out such users.
         """
         allowed = self._allowed[users]
-        place = rng.integers(0, np.maximum(allowed, 1))
-        found = np.searchsorted(
-            self._keys, users * np.int64(self._n_items + 1) + place, side="right"
-        )
-        drawn = place + found - self._indptr[users]
-        return np.where(allowed > 0, drawn, 0)
+        ranks = rng.integers(0, np.maximum(allowed, 1))
+        return np.where(allowed > 0, self._excluded.absent_items(users, ranks), 0)
 
 
 class PairSampler:
