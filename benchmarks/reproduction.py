@@ -99,6 +99,16 @@ EXTRA: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
 # What `search` tries: every listed dictionary is one training on the named data set.
 SPACE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("taobao15k", "rmbrec"): [{"learning_rate": 1e-3}, {"learning_rate": 2e-3}],
+    ("tmall41k_no_view", "rmbrec"): [
+        {"evaluate_every": 4, **settings}
+        for settings in (
+            {},
+            {"pad_missing": True},
+            {"without": ["cart"]},
+            {"learning_rate": 1e-3},
+            {"weight_decay": 0.0},
+        )
+    ],
     ("taobao15k", "lightgcn"): [{**LARGE_STEPS, "l2": l2} for l2 in (1e-4, 1e-3, 1e-2)],
     ("taobao15k", "mf_bpr"): [{**LARGE_STEPS, "l2": l2} for l2 in (1e-3, 1e-2, 1e-1)],
 }

@@ -252,6 +252,7 @@ class TestFingerprint:
             "undated": with_view(replace(view, first=None, last=None)),
             "validation": replace(training, validation=Interactions.empty(4, 5)),
             "recent": replace(training, recent={}),
+            "the behavior of recent": replace(training, recent={"cart": training.recent["view"]}),
             "target": replace(training, target="cart"),
             "order": replace(training, behaviors=("cart", "view", "purchase")),
             "user ids": replace(training, user_ids=swapped_ids),

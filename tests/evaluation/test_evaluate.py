@@ -3,11 +3,13 @@ from __future__ import annotations
 import io
 import json
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+import torch
 from evaluation_helpers import MatrixScorer, make_dataset, pairs_of, random_dataset
 from rich.console import Console
 
@@ -17,6 +19,7 @@ from funnelrec.evaluation.candidates import SampledCandidates
 from funnelrec.evaluation.evaluate import Evaluation, RankingValidator, evaluate
 from funnelrec.evaluation.metrics import METRICS
 from funnelrec.evaluation.slices import SLICES
+from funnelrec.models import create_model
 
 
 @pytest.fixture(scope="module")
@@ -384,3 +387,40 @@ def test_helpers_hold_what_the_tests_assume(dataset: Dataset) -> None:
     touched = dataset.training.touched.contains(dataset.test.users, dataset.test.items)
     assert 0 < touched.sum() < touched.size
     assert pairs_of([], 2, 2).nnz == 0
+
+
+def test_a_model_fitted_on_other_data_is_refused(tiny_dataset: Dataset) -> None:
+    refitted = tiny_dataset.with_validation_in_training()
+    model = create_model("conversion", device="cpu").fit(refitted)
+    with pytest.raises(UsageError, match="fitted on other training data"):
+        evaluate(model, tiny_dataset, split="validation")
+    assert evaluate(model, refitted).protocol.refit
+
+
+def test_the_protocol_takes_what_the_model_says_of_itself(tiny_dataset: Dataset) -> None:
+    model = create_model("conversion", smoothing=3.0, seed=8, device="cpu").fit(tiny_dataset)
+    protocol = evaluate(model, tiny_dataset).protocol
+    assert (protocol.model, protocol.seed) == ("conversion", 8)
+    assert protocol.settings == {"smoothing": 3.0, "combine": "noisy-or"}
+    assert evaluate(model, tiny_dataset, model="mine").protocol.model == "mine"
+
+
+def test_ties_hold_in_blocks_of_every_size(tiny_dataset: Dataset) -> None:
+    class Twins:
+        """Products in which every item has a twin with the same embedding."""
+
+        n_users, n_items = 60, 40
+
+        def __init__(self) -> None:
+            generator = torch.Generator().manual_seed(2)
+            self._users = torch.randn(60, 64, generator=generator)
+            self._items = torch.randn(20, 64, generator=generator).repeat_interleave(2, dim=0)
+
+        def score(self, users: Any) -> torch.Tensor:
+            return self._users[torch.as_tensor(users)] @ self._items.T
+
+    results = [
+        evaluate(Twins(), tiny_dataset, score_budget=budget).per_user
+        for budget in (1, 40, 80, 120, 59 * 40, 2**20)
+    ]
+    assert all(result.equals(results[0]) for result in results[1:])

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import torch
 from pydantic import Field
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -352,10 +353,10 @@ class TestRecommend:
         ("exclude", "items"),
         [
             (("train-target",), [102, 101, 100]),
-            (("touched",), [103, 101, 100]),
+            (("touched",), [101, 100]),
             (("train-target", "touched"), [101, 100]),
             ((), [103, 102, 101, 100]),
-            ("touched", [103, 101, 100]),
+            ("touched", [101, 100]),
         ],
     )
     def test_exclusions(self, shop: Dataset, exclude: Any, items: list[int]) -> None:
@@ -388,12 +389,13 @@ class TestRecommend:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"k": 0}, "k must be an integer of at least 1, got 0."),
-            ({"k": 2.5}, "k must be an integer of at least 1, got 2.5."),
-            ({"k": True}, "k must be an integer of at least 1, got True."),
+            ({"k": 0}, "k must be a whole number of at least 1, got 0."),
+            ({"k": 2.5}, "k must be a whole number of at least 1, got 2.5."),
+            ({"k": True}, "k must be a whole number of at least 1, got True."),
             (
                 {"exclude": ["touchd"]},
-                "unknown exclusion 'touchd': did you mean 'touched'? Known: touched, train-target.",
+                "unknown mask 'touchd': did you mean 'touched'? Known: touched, train-target, "
+                "validation.",
             ),
             (
                 {"unknown_users": "ignore"},
@@ -414,6 +416,7 @@ class TestRecommend:
         found = model.recommend(["u5"], k=5)
         scores = model.score([5])[0].numpy()
         scores[tiny_dataset.training.purchases.row(5)] = -np.inf
+        scores[tiny_dataset.training.validation.row(5)] = -np.inf
         np.testing.assert_allclose(found["score"].to_numpy(), np.sort(scores)[::-1][:5])
         items = found["item_id"].to_numpy() - 100
         np.testing.assert_allclose(scores[items], found["score"].to_numpy())
@@ -511,3 +514,35 @@ class TestStorage:
         model = tiny_model("popularity").fit(tiny_dataset)
         assert model.save(path) == path
         create_model("popularity").restore(path, tiny_dataset)
+
+
+def test_lists_leave_out_every_known_purchase_unless_told_otherwise(tiny_dataset: Dataset) -> None:
+    data = tiny_dataset.training
+    model = create_model("popularity", device="cpu").fit(tiny_dataset)
+
+    def listed(exclude: Any) -> set[tuple[str, int]]:
+        return set(model.recommend(k=40, exclude=exclude).select("user_id", "item_id").iter_rows())
+
+    def pairs(part: Interactions) -> set[tuple[str, int]]:
+        users, items = data.user_ids.decode(part.users), data.item_ids.decode(part.items)
+        return set(zip(users, items, strict=True))
+
+    default = set(model.recommend(k=40).select("user_id", "item_id").iter_rows())
+    assert not default & (pairs(data.purchases) | pairs(data.validation))
+    assert default | pairs(data.validation) == listed("train-target")
+    assert not listed("touched") & (pairs(data.touched) | pairs(data.purchases))
+    assert len(listed(())) == data.n_users * data.n_items
+
+
+def test_a_file_of_another_width_is_damaged(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    model = create_model("mf_bpr", config={"dim": 4, "epochs": 1}, device="cpu").fit(tiny_dataset)
+    path = model.save(tmp_path / "model.safetensors")
+    with safe_open(path, framework="pt") as stored:
+        metadata = stored.metadata()
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    save_file({**tensors, "items": tensors["items"][:3].clone()}, path, metadata=metadata)
+    with pytest.raises(DataError, match="it scores 3 items of 40"):
+        create_model("mf_bpr", config={"dim": 4, "epochs": 1}).restore(path, tiny_dataset)
+    save_file({**tensors, "users": tensors["users"][:3].clone()}, path, metadata=metadata)
+    with pytest.raises(DataError, match="is damaged"):
+        create_model("mf_bpr", config={"dim": 4, "epochs": 1}).restore(path, tiny_dataset)

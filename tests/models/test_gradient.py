@@ -6,17 +6,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from funnelrec.common.errors import TrainingDivergedError, UsageError
+from funnelrec.common.errors import ConfigError, TrainingDivergedError, UsageError
+from funnelrec.data import Given, prepare, read_events
 from funnelrec.data.dataset import Dataset
 from funnelrec.evaluation.evaluate import evaluate
 from funnelrec.models import FitOptions, create_model, model_names, registry
 from funnelrec.models.gradient import EmbeddingRecommender, Graphs, table
+from funnelrec.models.mf_bpr import MFBPR
 from funnelrec.training.sampling import Batch, Sampler
 
 TINY: dict[str, Any] = {"dim": 8, "epochs": 6, "batch_size": 16, "seed": 3, "device": "cpu"}
@@ -38,6 +42,8 @@ class CutSampler:
 
     def __init__(self, sampler: Sampler, batches: int) -> None:
         self.sampler, self.left, self.n_batches = sampler, batches, sampler.n_batches
+
+        self.notes = sampler.notes
 
     def epoch(self, number: int) -> Iterator[Batch]:
         for batch in self.sampler.epoch(number):
@@ -107,7 +113,7 @@ def epoch(self, number):
         yield batch
 
 UserSampler.epoch = epoch
-model = create_model("rmbrec", dim=8, epochs=6, batch_size=16, seed=3, device="cpu")
+model = create_model("rmbrec", dim=8, epochs=6, batch_size=16, rounds=1, seed=3, device="cpu")
 model.fit(Dataset.load(data), FitOptions(checkpoint=Path(checkpoint), checkpoint_seconds=0))
 model.save(out)
 """
@@ -225,3 +231,56 @@ def test_tables_are_drawn_as_they_say() -> None:
     again = table(400, 100, "normal", torch.Generator().manual_seed(0))
     assert torch.equal(normal, again.detach())
     assert again.requires_grad
+
+
+@pytest.mark.parametrize("name", ["conversion", "mf_bpr", "lightgcn", "rmbrec"])
+def test_another_test_file_changes_no_learned_weight(name: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    users, items = rng.integers(0, 30, 600), rng.integers(0, 20, 600)
+    log = pl.DataFrame(
+        {"user_id": users, "item_id": items, "behavior": rng.choice(["view", "buy"], 600)}
+    )
+    bought = log.filter(pl.col("behavior") == "buy").select("user_id", "item_id").unique()
+    everything = pl.DataFrame({"user_id": range(30)}).join(
+        pl.DataFrame({"item_id": range(20)}), how="cross"
+    )
+    others = everything.join(bought, on=["user_id", "item_id"], how="anti").sample(
+        fraction=1, shuffle=True, seed=3
+    )
+    states = []
+    for place, shuffled in enumerate((others, others.reverse())):
+        path = tmp_path / f"test-{place}.parquet"
+        shuffled.unique("user_id", keep="first", maintain_order=True).write_parquet(path)
+        dataset = prepare(
+            read_events(log, behaviors=["view", "buy"]), split=Given.create(test=path, seed=5)
+        )
+        settings = {} if name == "conversion" else {"dim": 4, "epochs": 3}
+        model = create_model(name, config=settings, seed=1, device="cpu").fit(dataset)
+        model.save(tmp_path / f"{place}.safetensors")
+        states.append(
+            (dataset.test.keys.tolist(), (tmp_path / f"{place}.safetensors").read_bytes())
+        )
+    assert states[0][0] != states[1][0]
+    assert states[0][1] == states[1][1]
+
+
+def test_infinite_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="temperature: must be a finite number, got inf"):
+        create_model("rmbrec", temperature=float("inf"))
+
+
+def test_a_checkpoint_of_another_release_is_not_resumed(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = FitOptions(checkpoint=tmp_path / "c.safetensors", checkpoint_seconds=0)
+    settings = {"dim": 4, "epochs": 2}
+    create_model("mf_bpr", config=settings, device="cpu").fit(tiny_dataset, options)
+    monkeypatch.setattr("funnelrec.models.gradient.__version__", "99.0")
+    with pytest.raises(UsageError, match=r"funnelrec: '.*' there, '99\.0' here"):
+        create_model("mf_bpr", config=settings, device="cpu").fit(tiny_dataset, options)
+
+
+def test_what_the_sampler_leaves_out_is_noted(tiny_dataset: Dataset) -> None:
+    model = create_model("mf_bpr", config={"dim": 4, "epochs": 1}, device="cpu")
+    history = cast(MFBPR, model.fit(tiny_dataset)).history
+    assert history.notes[0].startswith("1 users have every item")

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from model_oracles import (
     assert_learns,
     dense,
@@ -18,6 +20,7 @@ from torch import Tensor
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.models import create_model
 from funnelrec.models.lightgcn import LightGCN, LightGCNNetwork, LightGCNSettings
+from funnelrec.testing.datasets import datasets
 from funnelrec.training.sampling import PairSampler, Triples
 
 Make = Callable[..., Dataset]
@@ -49,7 +52,19 @@ def slow_loss(made: LightGCNNetwork, data: TrainingData, triples: Triples) -> di
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_the_loss_is_its_definition_with_gradients(tiny_dataset: Dataset, layers: int) -> None:
-    data = tiny_dataset.training
+    compare(tiny_dataset.training, layers)
+
+
+@given(dataset=datasets(max_behaviors=2, dated=False), layers=st.integers(0, 4))
+@settings(max_examples=40)
+def test_the_loss_is_its_definition_on_any_graph(dataset: Dataset, layers: int) -> None:
+    degrees = dataset.training.purchases.user_degrees
+    assume(bool((degrees[degrees > 0] < dataset.n_items).any()))
+    compare(dataset.training, layers)
+
+
+def compare(data: TrainingData, layers: int) -> None:
+    """Check every term and its gradient against the slow twin."""
     made, triples = network(data, layers=layers), batch(data)
     found, expected = made.loss(triples), slow_loss(made, data, triples)
     assert set(found) == set(expected)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from model_oracles import (
     assert_learns,
     dense,
@@ -22,6 +24,7 @@ from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.evaluation.evaluate import evaluate
 from funnelrec.models.lightgcn import LightGCNNetwork, LightGCNSettings
 from funnelrec.models.rmbrec import RMBRec, RMBRecNetwork, RMBRecSettings
+from funnelrec.testing.datasets import datasets
 from funnelrec.training.sampling import BehaviorTriples, Triples, UserSampler
 
 Make = Callable[..., Dataset]
@@ -148,7 +151,8 @@ def slow_loss(
             gaps[b].append(p[user] @ q[i] - p[user] @ q[j])
             if config.l2_rows == "propagated":
                 squares.append(half_square(p[user]) + half_square(q[i]) + half_square(q[j]))
-        costs = [minus_log_sigmoid(gap) for gap in gaps[b]]
+        w = made.scale if config.orm == "v1" else 1.0
+        costs = [minus_log_sigmoid(w * gap) for gap in gaps[b]]
         if config.pad_missing:
             costs += [ln2] * (number - len(costs))
         risks.append(mean(costs))
@@ -233,6 +237,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "weights": {"rrm_weight": 0.8, "orm_weight": 2.5, "risk_weight": 0.3},
     "biased variance": {"orm_unbiased": False},
     "v1": {"orm": "v1"},
+    "v1 with the risks of Eq. 14": {"orm": "v1", "risk_weight": 0.5},
     "v2": {"orm": "v2"},
     "v1 of the release": {"orm": "v1-release"},
     "v2 of the release": {"orm": "v2-release"},
@@ -255,6 +260,20 @@ def test_the_loss_is_its_definition_with_gradients(
     data = tiny_dataset.training
     made = network(data, **options)
     compare(made, data, batch(data, negatives=made.config.negatives))
+
+
+@given(dataset=datasets(max_behaviors=5, dated=False), options=st.sampled_from(list(OPTIONS)))
+@settings(max_examples=60)
+def test_the_loss_is_its_definition_on_any_graph(dataset: Dataset, options: str) -> None:
+    data = dataset.training
+    made = network(data, **OPTIONS[options])
+    try:
+        triples = batch(data, negatives=made.config.negatives)
+    except CapabilityError:
+        # Everybody who bought anything has every item: no negative is left to draw.
+        assume(False)
+    assume(bool(triples.present[-1].any()))
+    compare(made, data, triples)
 
 
 @pytest.mark.parametrize("left_out", [("view",), ("cart",), ("view", "cart")])
@@ -459,8 +478,11 @@ def test_negatives_are_drawn_outside_what_the_setting_says(tiny_dataset: Dataset
 
 def test_rounds_multiply_the_batches(tiny_dataset: Dataset) -> None:
     data = tiny_dataset.training
-    one = RMBRec(batch_size=16).sampler(data)
+    one = RMBRec(batch_size=16, rounds=1).sampler(data)
     assert RMBRec(batch_size=16, rounds=3).sampler(data).n_batches == 3 * one.n_batches
+    # 60 users are four batches of 16; four rounds of them are the least number of steps.
+    assert RMBRec(batch_size=16).sampler(data).n_batches == 4 * one.n_batches == 16
+    assert RMBRec(batch_size=3).sampler(data).n_batches == 20
 
 
 def test_leaving_a_behavior_out_is_not_having_it(tiny_dataset: Dataset) -> None:

@@ -151,7 +151,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = {"refit": refit, "checkpoint_seconds": 0.0}
-    whole = train(small("rmbrec"), tmp_path / "whole", **options)
+    whole = train(small("rmbrec", rounds=1), tmp_path / "whole", **options)
     seen = 0
 
     def epoch(self: LineReporter, *args: Any) -> None:
@@ -164,15 +164,15 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr(LineReporter, "epoch", epoch)
         with pytest.raises(StopError):
-            train(small("rmbrec"), out, progress="lines", **options)
+            train(small("rmbrec", rounds=1), out, progress="lines", **options)
     assert list(out.glob(f"*{CHECKPOINT}"))
     assert not (out / RECORD).exists()
     with pytest.raises(DataError, match="training has not finished"):
         load_run(out)
     with pytest.raises(UsageError, match=r"belongs to another run \(config: "):
-        train(small("rmbrec", dim=9), out, **options)
+        train(small("rmbrec", rounds=1, dim=9), out, **options)
 
-    resumed = train(small("rmbrec"), out, **options)
+    resumed = train(small("rmbrec", rounds=1), out, **options)
     assert (out / MODEL).read_bytes() == (tmp_path / "whole" / MODEL).read_bytes()
     assert resumed.history is not None
     assert whole.history is not None

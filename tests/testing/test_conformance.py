@@ -746,6 +746,10 @@ class StatefulSampler(Factors):
             def n_batches(self) -> int:
                 return inner.n_batches
 
+            @property
+            def notes(self) -> tuple[str, ...]:
+                return inner.notes
+
             def epoch(self, number: int) -> Iterator[Triples]:
                 self.asked += 1
                 return inner.epoch(self.asked)

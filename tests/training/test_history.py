@@ -39,8 +39,7 @@ def test_an_empty_history() -> None:
     assert (History().best_epoch, History().best_value, History().stopped) == (0, None, "")
 
 
-def test_names_and_seconds() -> None:
-    assert History.names(RECORDS) == ["bpr", "l2", "extra"]
+def test_seconds() -> None:
     assert History(records=RECORDS).seconds == 3.0
 
 

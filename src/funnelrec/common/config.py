@@ -32,7 +32,9 @@ class Config(BaseModel):
     funnelrec.common.errors.ConfigError: unknown setting 'layer' of Settings: did you mean 'layers'? Known: layers.
     """  # noqa: E501 - the message is one line
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     @classmethod
     def create(cls, values: Mapping[str, Any] | None = None, /, **overrides: Any) -> Self:

@@ -207,6 +207,7 @@ class TrainingData:
         for part in (*self.interactions.values(), self.validation):
             _digest_pairs(digest, part)
         for name in sorted(self.recent):
+            digest.update(repr(name).encode())
             _digest_pairs(digest, self.recent[name])
         return digest.hexdigest()
 

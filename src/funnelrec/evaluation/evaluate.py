@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from funnelrec.common import columns
+from funnelrec.common.config import Config
 from funnelrec.common.errors import UsageError, suggestion
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.data.interactions import Interactions
@@ -217,6 +218,7 @@ def evaluate(
     check_shape(scorer, held_out, f"data set {dataset.manifest.name!r}")
     if not held_out.nnz:
         raise UsageError(_empty(split, dataset.manifest.split.refitted))
+    _check_fitted_on(scorer, training)
     masks = masked_pairs(masked, training)
     # Test pairs stay out of a validation draw: choosing a model must not depend on them.
     known = (training.purchases, training.validation, *([dataset.test] if split == "test" else ()))
@@ -259,9 +261,9 @@ def evaluate(
         behaviors=dataset.behaviors,
         target=dataset.target,
         refit=dataset.manifest.split.refitted if refit is None else refit,
-        model=model,
-        settings=settings,
-        seed=seed,
+        model=getattr(scorer, "name", None) if model is None else model,
+        settings=_settings_of(scorer) if settings is None else settings,
+        seed=getattr(scorer, "seed", None) if seed is None else seed,
         versions=current_versions(),
         device=ranks.device,
     )
@@ -270,6 +272,23 @@ def evaluate(
         slices=MappingProxyType(slices),
         per_user=_per_user(training, parts, per_slice),
     )
+
+
+def _check_fitted_on(scorer: Scorer, training: TrainingData) -> None:
+    """Refuse a model that says it was fitted on other data: its figures would mean nothing."""
+    fitted = getattr(scorer, "data", None)
+    if isinstance(fitted, TrainingData) and fitted.fingerprint != training.fingerprint:
+        raise UsageError(
+            "the model was fitted on other training data than this data set's (fingerprint "
+            f"{fitted.fingerprint[:12]} there, {training.fingerprint[:12]} here); a model refitted "
+            "with validation pairs is evaluated on dataset.with_validation_in_training(), and one "
+            "that was not on the data set itself."
+        )
+
+
+def _settings_of(scorer: Scorer) -> dict[str, Any] | None:
+    config = getattr(scorer, "config", None)
+    return config.model_dump(mode="json") if isinstance(config, Config) else None
 
 
 class RankingValidator:

@@ -84,8 +84,10 @@ def score_blocks(
     users
         User numbers, shape ``(n,)``.
     score_budget
-        Upper bound on the scores of one block (users times items); at least one user is scored
-        at a time. It changes memory and speed, never a result.
+        Bound on the scores of one block (users times items); at least two users are scored at
+        a time, and the last user never alone, because libraries multiply a single row by
+        another kernel whose rounding can break or make a tie. It changes memory and speed, and
+        a result by no more than the rounding of the model's own products.
 
     Raises
     ------
@@ -95,23 +97,30 @@ def score_blocks(
     """
     if isinstance(score_budget, bool) or not isinstance(score_budget, int) or score_budget < 1:
         raise UsageError(f"score_budget must be a whole number of at least 1, got {score_budget}.")
-    step = max(1, score_budget // max(scorer.n_items, 1))
-    for start in range(0, len(users), step):
-        place = slice(start, min(start + step, len(users)))
+    step = max(2, score_budget // max(scorer.n_items, 1))
+    start = 0
+    while start < len(users):
+        stop = min(start + step, len(users))
+        if stop == len(users) - 1:
+            stop += 1
+        place = slice(start, stop)
+        numbers = users[place]
         # Only around the call: a context held over a yield would leak into the caller.
         with torch.no_grad():
-            block = scorer.score(users[place])
-        _check_block(block, users[place], scorer.n_items)
-        yield place, block.detach()
+            block = scorer.score(np.repeat(numbers, 2) if len(numbers) == 1 else numbers)
+        _check_block(block, numbers, scorer.n_items)
+        yield place, block.detach()[: len(numbers)]
+        start = stop
 
 
 def _check_block(block: torch.Tensor, users: LongArray, n_items: int) -> None:
     if not isinstance(block, torch.Tensor) or not block.is_floating_point():
         kind = block.dtype if isinstance(block, torch.Tensor) else type(block).__name__
         raise UsageError(f"score must return a floating point torch.Tensor, got {kind}.")
-    if tuple(block.shape) != (len(users), n_items):
+    expected = (max(len(users), 2), n_items)
+    if tuple(block.shape) != expected:
         raise UsageError(
-            f"score must return a block of shape {(len(users), n_items)}, got {tuple(block.shape)}."
+            f"score must return a block of shape {expected}, got {tuple(block.shape)}."
         )
     if not block.numel():
         return

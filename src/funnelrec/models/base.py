@@ -32,7 +32,8 @@ from funnelrec.common.files import atomic_path
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.data.interactions import LongArray
-from funnelrec.evaluation.ranking import top_k
+from funnelrec.evaluation.masking import masked_pairs, resolve_masks
+from funnelrec.evaluation.ranking import check_length, top_k
 from funnelrec.evaluation.scoring import checked_users
 from funnelrec.training.progress import ProgressStyle
 
@@ -247,7 +248,7 @@ class Recommender(ABC, Generic[SettingsT]):
         users: Iterable[Any] | pl.Series | None = None,
         *,
         k: int = 10,
-        exclude: Sequence[str] = ("train-target",),
+        exclude: str | Sequence[str] = ("train-target", "validation"),
         unknown_users: UnknownUsers = "error",
     ) -> pl.DataFrame:
         """Return the best k items of each user, in external identifiers.
@@ -259,8 +260,10 @@ class Recommender(ABC, Generic[SettingsT]):
         k
             Items per user, at least 1. A user with fewer candidates gets fewer rows.
         exclude
-            What is left out: ``train-target`` (bought before) and/or ``touched`` (seen in any
-            auxiliary behavior); an empty sequence leaves nothing out.
+            What is left out: ``train-target`` and ``validation`` (purchases known to training
+            and to model selection), ``touched`` (what was seen in any auxiliary behavior, and
+            bought); an empty sequence leaves nothing out. The purchase that was held out for
+            the test is unknown here and may well be recommended.
         unknown_users
             ``error`` refuses identifiers that were not in the data set; ``skip`` leaves them
             out of the result.
@@ -276,15 +279,14 @@ class Recommender(ABC, Generic[SettingsT]):
             For an unknown user, a k below 1, an unknown exclusion or an unknown policy.
         """
         data = self.data
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise UsageError(f"k must be an integer of at least 1, got {k!r}.")
+        check_length(k)
         numbers = self._numbers(users, unknown_users)
         if unknown_users not in UNKNOWN_USERS:
             raise UsageError(
                 f"unknown_users must be one of {', '.join(UNKNOWN_USERS)}, got {unknown_users!r}."
             )
-        masks = [_exclusions(data)[name] for name in _known_exclusions(exclude)]
-        items, scores = top_k(self, numbers, min(k, data.n_items), masks=masks)
+        masks = masked_pairs(resolve_masks(exclude, "test"), data)
+        items, scores = top_k(self, numbers, min(int(k), data.n_items), masks=masks)
         kept = items >= 0
         row, place = np.nonzero(kept)
         return pl.DataFrame(
@@ -354,25 +356,17 @@ class Recommender(ABC, Generic[SettingsT]):
             )
         try:
             self._restore(state, training)
-        except (KeyError, RuntimeError) as error:
+            corners = torch.tensor([0, training.n_users - 1], device=self.device)
+            width = self._score(corners).shape[1]
+        except (KeyError, IndexError, RuntimeError) as error:
             raise DataError(f"{path} is damaged ({error}); train the model again.") from error
+        if width != training.n_items:
+            raise DataError(
+                f"{path} is damaged (it scores {width} items of {training.n_items}); train the "
+                "model again."
+            )
         self._data = training
         return self
-
-
-def _exclusions(data: TrainingData) -> dict[str, Any]:
-    return {"train-target": data.purchases, "touched": data.touched}
-
-
-def _known_exclusions(names: Sequence[str]) -> Sequence[str]:
-    if isinstance(names, str):
-        names = (names,)
-    for name in names:
-        if name not in ("train-target", "touched"):
-            raise UsageError(
-                f"unknown exclusion {name!r}: {suggestion(name, ('train-target', 'touched'))}"
-            )
-    return names
 
 
 def resolve_device(device: str) -> torch.device:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from funnelrec.common.config import Config
 from funnelrec.common.random import derived_seed
+from funnelrec.common.version import __version__
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import Interactions
 from funnelrec.evaluation.evaluate import RankingValidator
@@ -102,14 +103,17 @@ class EmbeddingRecommender(Recommender[GradientT]):
                     return validator(_Candidate(*network.embeddings()))
 
         identity = {
+            "funnelrec": __version__,
+            "device": self.device.type,
             "model": self.name,
             "config": self.config.model_dump(mode="json"),
             "seed": self.seed,
             "data": data.fingerprint,
         }
-        self.history = train(
+        sampler = self.sampler(data)
+        history = train(
             network,
-            self.sampler(data),
+            sampler,
             self.config,
             validate=validate,
             identity=json.dumps(identity, sort_keys=True),
@@ -118,6 +122,7 @@ class EmbeddingRecommender(Recommender[GradientT]):
             reporter=reporter(options.progress),
             title=self.name,
         )
+        self.history = history.model_copy(update={"notes": sampler.notes})
         with torch.no_grad():
             users, items = network.embeddings()
         self._users, self._items = users.detach(), items.detach()

@@ -25,7 +25,11 @@ from funnelrec.models.gradient import (
 from funnelrec.objectives.bpr import bpr_per_row
 from funnelrec.objectives.contrastive import decoupled_alignment, info_nce
 from funnelrec.objectives.invariance import gradient_variance, irm_penalty, risk_variance
+from funnelrec.training.loop import METRIC_PATTERN
 from funnelrec.training.sampling import BehaviorTriples, UserSampler
+
+# Steps below which an epoch is too short to be worth a validation.
+_LEAST_STEPS = 16
 
 Invariance = Literal["rex", "v1", "v2", "v1-release", "v2-release"]
 
@@ -52,8 +56,11 @@ class RMBRecSettings(GradientSettings):
         "the benchmark data (docs/reproduction.md).",
     )
     batch_size: int = Field(1024, ge=1, description="Users per step, one triple per behavior each.")
-    rounds: int = Field(
-        1, ge=1, description="Passes over the users that count as one epoch; the paper's is 1."
+    rounds: int | None = Field(
+        None,
+        ge=1,
+        description="Passes over the users that count as one epoch. The paper's is 1; null takes "
+        "as many as give 16 steps, so that a small shop's epoch is worth a validation.",
     )
     temperature: float = Field(0.07, gt=0, description="T of the alignment.")
     rrm: Literal["official", "eq3"] = Field(
@@ -66,13 +73,16 @@ class RMBRecSettings(GradientSettings):
     rrm_weight: float = Field(1.0, ge=0, description="lambda_1 of Eq. 11; 0 is 'w/o RRM'.")
     rrm_users: Literal["all", "with-behavior"] = Field(
         "all",
-        description="Whom to align: every user of the batch, also where the auxiliary view is the "
-        "bare embedding because the user has no such behavior, or only users who have it.",
+        description="Whom to align: every user of the batch with a purchase, also where the "
+        "auxiliary view is the bare embedding because the user has no such behavior, or only "
+        "users who have it.",
     )
     orm: Invariance = Field(
         "rex",
-        description="Invariance term: 'rex' (Eq. 7), 'v1' (Eq. 14, a trained scale w), 'v2' "
-        "(Eq. 15, w = 1), or what the release computes under these two names.",
+        description="Invariance term: 'rex' (Eq. 7), 'v1' (Eq. 14: a trained scale w on every "
+        "gap, in the penalty and in the risks; as Eq. 11 has no direct risk term, only the "
+        "penalty trains w unless risk_weight is set), 'v2' (Eq. 15, w = 1), or what the release "
+        "computes under these two names.",
     )
     orm_weight: float = Field(1.0, ge=0, description="lambda_2 of Eq. 11; 0 is 'w/o ORM'.")
     orm_unbiased: bool = Field(
@@ -109,7 +119,7 @@ class RMBRecSettings(GradientSettings):
     weight_decay: float = Field(1e-3, ge=0, description="Adam's coupled weight decay (release).")
     metric: str = Field(
         "hr@10",
-        pattern=r"^(hr|ndcg|recall|precision|mrr|map)@[1-9]\d*$",
+        pattern=METRIC_PATTERN,
         description="Validation metric that selects the epoch.",
     )
 
@@ -172,7 +182,8 @@ class RMBRecNetwork(EmbeddingNetwork):
         wanted = torch.cat([*pairs, *(part[-1:].expand(behaviors, -1) for part in pairs)], dim=1)
         positives, negatives, preferred, other = _rows(all_items, wanted).chunk(4, dim=1)
         gaps = (users * (positives - negatives)).sum(dim=-1)
-        risks = self._risks(gaps, batch.present)
+        scale = self.scale if config.orm == "v1" else 1.0
+        risks = self._risks(scale * gaps, batch.present)
 
         target = batch.present[-1]
         # Averaging the rows of the batch spares averaging the whole tables (Eq. 8).
@@ -249,6 +260,10 @@ class RMBRecNetwork(EmbeddingNetwork):
         return (squares.sum(dim=-1) * present).sum() / (2 * max(len(batch.users), 1))
 
 
+def _rounds(data: TrainingData, batch_size: int) -> int:
+    return -(-_LEAST_STEPS // -(-data.n_users // batch_size))
+
+
 def _rows(stacked: Tensor, numbers: Tensor) -> Tensor:
     """Return ``stacked[b, numbers[b]]`` for every b: (B, N, d) and (B, n) give (B, n, d)."""
     behaviors, size, dim = stacked.shape
@@ -297,6 +312,7 @@ class RMBRec(EmbeddingRecommender[RMBRecSettings]):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": {
             "learning_rate": 1e-3,
+            "rounds": 1,
             "combine": "mean",
             "normalize_layers": False,
             "rrm": "eq3",
@@ -305,7 +321,8 @@ class RMBRec(EmbeddingRecommender[RMBRecSettings]):
             "weight_decay": 0.0,
             "negatives": "behavior",
         },
-        "release": {"learning_rate": 1e-3, "pad_missing": True, "patience": 21},
+        # The release stops once more than 20 epochs have passed without a better one.
+        "release": {"learning_rate": 1e-3, "rounds": 1, "pad_missing": True, "patience": 21},
     }
 
     def check(self, data: TrainingData) -> None:
@@ -328,5 +345,5 @@ class RMBRec(EmbeddingRecommender[RMBRecSettings]):
             data.seen if self.config.negatives == "unseen" else parts,
             batch_size=self.config.batch_size,
             seed=self.seed,
-            rounds=self.config.rounds,
+            rounds=self.config.rounds or _rounds(data, self.config.batch_size),
         )

@@ -229,7 +229,10 @@ def load_run(path: str | Path, *, dataset: str | Path | None = None, device: str
     model.restore(path / MODEL, data)
     history = None
     if (path / HISTORY).is_file():
-        history = History.model_validate(read_json(path / HISTORY))
+        try:
+            history = History.model_validate(read_json(path / HISTORY))
+        except ValidationError as error:
+            raise DataError(f"{path / HISTORY} is damaged: {error}.") from error
     return Run(path, record, model, data, history)
 
 

@@ -824,7 +824,7 @@ class _Stop(Exception):  # noqa: N818 - a signal of this file, never seen outsid
 # -- recommend -------------------------------------------------------------------------------
 
 
-@_rule("Lists hold the best items not bought before, by score, ranked from 1, in external ids")
+@_rule("Lists hold the best items not bought yet, by score, ranked from 1, in external ids")
 def _check_recommend(subject: _Subject) -> None:
     for kind in ("string", "integer"):
         data = subject.data(ids=kind)
@@ -838,7 +838,8 @@ def _listed(subject: _Subject, data: Dataset, k: int) -> None:
     model = subject.fitted(data)
     training = data.training
     scores = _everybody(model).double().numpy()
-    scores[training.purchases.users, training.purchases.indices] = -np.inf
+    for known in (training.purchases, training.validation):
+        scores[known.users, known.indices] = -np.inf
     order = np.random.default_rng(3).permutation(data.n_users)
     asked = training.user_ids.decode(order)
     frame = model.recommend(asked, k=k)
@@ -854,6 +855,7 @@ def _listed(subject: _Subject, data: Dataset, k: int) -> None:
         )
     users, items = training.user_ids.encode(frame[USER]), training.item_ids.encode(frame[ITEM])
     bought = training.purchases.contains(users, items)
+    bought |= training.validation.contains(users, items)
     _require(not bought.any(), f"{int(bought.sum())} items were listed that the user bought before")
     lengths = np.minimum(np.isfinite(scores).sum(axis=1), k)[order]
     _require(
@@ -1135,6 +1137,10 @@ class _Interrupted:
     @property
     def n_batches(self) -> int:
         return self._inner.n_batches
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._inner.notes
 
     def epoch(self, number: int) -> Iterator[Batch]:
         if number > self._last:

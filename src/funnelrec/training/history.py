@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
@@ -29,6 +28,7 @@ class History(BaseModel):
     records: tuple[EpochRecord, ...] = ()
     best_epoch: int = Field(0, description="Epoch of the kept state; 0 before the first.")
     best_value: float | None = None
+    notes: tuple[str, ...] = Field((), description="What training left out.")
     stopped: str = Field("", description="Why training ended; empty while it runs.")
 
     @property
@@ -39,11 +39,6 @@ class History(BaseModel):
     def to_frame(self) -> pl.DataFrame:
         """Return one row per epoch; terms and validation metrics are columns."""
         return pl.DataFrame([_row(record) for record in self.records], infer_schema_length=None)
-
-    @classmethod
-    def names(cls, records: Iterable[EpochRecord]) -> list[str]:
-        """Return the names of the loss terms, in order of appearance."""
-        return list(dict.fromkeys(name for record in records for name in record.terms))
 
 
 def _row(record: EpochRecord) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from funnelrec.training.sampling import Sampler
 # Reading a loss back from a GPU stalls it, so there the check for NaN comes in strides.
 _CUDA_CHECK_STRIDE = 32
 
+METRIC_PATTERN = r"^(hr|ndcg|recall|precision|mrr|map)@[1-9]\d*$"
+
 
 class TrainingSettings(Config):
     """Settings of the loop, shared by every gradient-trained model."""
@@ -37,7 +39,7 @@ class TrainingSettings(Config):
     evaluate_every: int = Field(1, ge=1, description="Epochs between two validations.")
     metric: str = Field(
         "ndcg@10",
-        pattern=r"^(hr|ndcg|recall|precision|mrr|map)@[1-9]\d*$",
+        pattern=METRIC_PATTERN,
         description="Validation metric that selects the epoch, for example ndcg@10 or hr@20.",
     )
 
@@ -108,7 +110,7 @@ def train(
         fused=True,
     )
     history = History(metric=settings.metric if validate else "")
-    best = _copy(network)
+    best = _copy(network) if validate is not None else {}
     if checkpoint is not None and checkpoint.is_file():
         saved = Checkpoint.load(checkpoint, identity=identity)
         history, best = saved.history, dict(saved.best)
@@ -138,7 +140,7 @@ def train(
                 bool(measured)
                 and (history.best_value is None or measured[settings.metric] > history.best_value)
             )
-            if improved:
+            if improved and validate is not None:
                 best = _copy(network)
             history = _advance(history, record, settings, improved=improved)
             shown.epoch(record, history)
@@ -147,7 +149,9 @@ def train(
                 state = optimizer_tensors(network, optimizer)
                 Checkpoint(identity, history, _copy(network), best, state).save(checkpoint)
                 saved_at = time.monotonic()
-    network.load_state_dict(best)
+    # Without validation the last state is the one to keep, and no copy of it was made.
+    if validate is not None:
+        network.load_state_dict(best)
     network.eval()
     return history
 

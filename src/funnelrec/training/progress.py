@@ -76,7 +76,7 @@ class SilentReporter:
 
 
 class LineReporter(SilentReporter):
-    """Prints a line every few seconds, and whenever validation found a better epoch."""
+    """Prints a line every few seconds, and one at the end."""
 
     def __init__(self, console: Console, every_seconds: float = 10.0) -> None:
         self._console = console

@@ -74,6 +74,11 @@ class Sampler(Protocol):
         """Batches per epoch."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the sampler leaves out, in sentences."""
+        ...
+
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of epoch ``number``."""
         ...
@@ -154,13 +159,12 @@ class PairSampler:
         self._items = positives.indices[usable].astype(np.int64)
         self._batch_size = batch_size
         self._seed = seed
-        self.skipped_users = int(
-            np.count_nonzero(~self._drawer.drawable & (positives.user_degrees > 0))
-        )
+        skipped = int(np.count_nonzero(~self._drawer.drawable & (positives.user_degrees > 0)))
+        self.notes = _left_out(skipped)
         if not self._users.size:
             raise CapabilityError(
                 "there is no training pair with a negative to set against it: "
-                f"{positives.nnz} pairs, {self.skipped_users} users have every item."
+                f"{positives.nnz} pairs, {skipped} users have every item."
             )
 
     @property
@@ -226,6 +230,8 @@ class UserSampler:
                 for part, drawer in zip(self._behaviors, self._drawers, strict=True)
             ]
         )
+        has = np.stack([part.user_degrees > 0 for part in self._behaviors])
+        self.notes = _left_out(int(np.count_nonzero((has & ~self._present).any(axis=0))))
         # A user without any triple would only add constants.
         self._users = np.flatnonzero(self._present.any(axis=0))
         if not self._present[-1].any():
@@ -264,3 +270,12 @@ class UserSampler:
                     torch.from_numpy(negatives[:, at]),
                     torch.from_numpy(present[:, at]),
                 )
+
+
+def _left_out(users: int) -> tuple[str, ...]:
+    if not users:
+        return ()
+    return (
+        f"{users:,} users have every item, so that nothing is left to set against it; their "
+        "pairs take no part in the loss.",
+    )
