@@ -81,7 +81,7 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "recs.parquet")
     assert refused("recommend", run).startswith("name users with --user or --users-file")
     assert "--out must end in" in refused("recommend", run, "--out", tmp_path / "recs.xlsx")
-    assert "k must be an integer of at least 1, got 0" in refused(
+    assert "k must be a whole number of at least 1, got 0" in refused(
         "recommend", run, "--k", "0", *out
     )
     assert "did you mean 'touched'" in refused("recommend", run, "--exclude", "touch", *out)

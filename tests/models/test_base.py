@@ -417,9 +417,11 @@ class TestRecommend:
         scores = model.score([5])[0].numpy()
         scores[tiny_dataset.training.purchases.row(5)] = -np.inf
         scores[tiny_dataset.training.validation.row(5)] = -np.inf
-        np.testing.assert_allclose(found["score"].to_numpy(), np.sort(scores)[::-1][:5])
+        # One user alone is multiplied by another kernel than a block.
+        best = np.sort(scores)[::-1][:5]
+        np.testing.assert_allclose(found["score"].to_numpy(), best, rtol=1e-5)
         items = found["item_id"].to_numpy() - 100
-        np.testing.assert_allclose(scores[items], found["score"].to_numpy())
+        np.testing.assert_allclose(scores[items], found["score"].to_numpy(), rtol=1e-5)
 
 
 SCORE_ELSEWHERE = """

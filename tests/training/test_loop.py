@@ -32,6 +32,7 @@ class NoiseSampler:
     """Three batches of noise from a stream of the epoch."""
 
     n_batches = 3
+    notes = ()
 
     def epoch(self, number: int) -> Iterator[Noise]:
         rng = stream(1, "noise", number)

@@ -44,10 +44,11 @@ def command(
     exclude: Annotated[
         str,
         typer.Option(
-            help="Items left out: train-target (bought before), touched (seen before), several "
-            "separated by commas, or none."
+            help="Items left out: train-target and validation (purchases known so far), touched "
+            "(seen or bought before), several separated by commas, or none. The purchase held out "
+            "for the test is unknown to the model and may be listed."
         ),
-    ] = "train-target",
+    ] = "train-target,validation",
     unknown_users: Annotated[
         Literal["error", "skip"],
         typer.Option(help="Users that are not in the data set: refuse, or leave out."),
