@@ -32,6 +32,7 @@ from funnelrec.data.preparation import prepare
 from funnelrec.data.splits import Given
 from funnelrec.evaluation import evaluate
 from funnelrec.models import create_model
+from funnelrec.models.rmbrec import RMBRec
 from funnelrec.models.runs import train_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,13 +113,14 @@ SPACE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("tmall41k_no_view", "rmbrec"): [
         {"evaluate_every": 4, **settings}
         for settings in (
-            {},
             {"pad_missing": True},
             {"without": ["cart"]},
-            {"learning_rate": 1e-3},
-            {"weight_decay": 0.0},
+            {"rrm_weight": 0.2},
+            {"rrm_weight": 0.05, "epochs": 60},
+            {**RMBRec.presets["paper"]},
         )
     ],
+    ("beibei21k_purchase_only", "lightgcn"): [{**LARGE_STEPS, "evaluate_every": 1, "l2": 1e-4}],
     ("taobao15k", "lightgcn"): [{**LARGE_STEPS, "l2": l2} for l2 in (1e-4, 1e-3, 1e-2)],
     ("taobao15k", "mf_bpr"): [{**LARGE_STEPS, "l2": l2} for l2 in (1e-3, 1e-2, 1e-1)],
 }
