@@ -80,10 +80,13 @@ CHOSEN: dict[str, dict[str, Any]] = {
 COUNTED = ("popularity", "conversion")
 # Also trained on training plus validation pairs, with the epochs that validation selected.
 REFITTED = {
-    "taobao15k": ("conversion", "rmbrec"),
+    "taobao15k": ("conversion",),
     "taobao48k_no_view": ("conversion",),
     "tmall41k_no_view": ("conversion",),
-    "beibei21k_purchase_only": ("lightgcn",),
+}
+# Further settings that validation of that very data set preferred, as a row of their own.
+OWN: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "tmall41k_no_view": [("rmbrec", {"rrm_weight": 0.05, "epochs": 60})],
 }
 
 
@@ -100,7 +103,8 @@ def variants(name: str) -> list[Variant]:
     """Return the rows of a data set: every model, and some of them refitted."""
     models = ("rmbrec",) if SOURCES[name].swapped else tuple(CHOSEN)
     every = {"evaluate_every": SOURCES[name].evaluate_every}
-    return [
+    own = [Variant(model, {**settings, **every}) for model, settings in OWN.get(name, [])]
+    return own + [
         Variant(model, CHOSEN[model] | ({} if model in COUNTED else every), refit=refit)
         for refit, chosen in ((False, models), (True, REFITTED.get(name, ())))
         for model in chosen
@@ -298,10 +302,12 @@ def _one_table(rows: list[dict[str, Any]]) -> str:
         "| conversion HR@10 / NDCG@10 | discovery HR@10 / NDCG@10 | epochs |",
         "|---|---|---|---|---|---|---|",
     ]
-    for model in CHOSEN:
-        same = sorted((row for row in rows if row["model"] == model), key=lambda row: row["seed"])
-        if not same:
-            continue
+    order = list(CHOSEN)
+    labels = sorted({_label(row) for row in rows}, key=lambda label: (order.index(label[0]), label))
+    for model, settings in labels:
+        same = sorted(
+            (row for row in rows if _label(row) == (model, settings)), key=lambda row: row["seed"]
+        )
         cells = [
             _pair(same, "overall", 10),
             _pair(same, "overall", 20),
@@ -310,8 +316,15 @@ def _one_table(rows: list[dict[str, Any]]) -> str:
         ]
         epochs = ", ".join(str(row["epochs"]) for row in same if row["epochs"]) or "-"
         seeds = "-" if model in COUNTED else len(same)
-        lines.append(f"| {model} | {seeds} | {' | '.join(cells)} | {epochs} |")
+        lines.append(f"| {model}{settings} | {seeds} | {' | '.join(cells)} | {epochs} |")
     return "\n".join(lines)
+
+
+def _label(row: dict[str, Any]) -> tuple[str, str]:
+    """Return the model and what of its settings is not the common choice."""
+    common = CHOSEN[row["model"]]
+    own = {k: v for k, v in row["settings"].items() if k not in common and k != "evaluate_every"}
+    return row["model"], "".join(f", {key}={value}" for key, value in sorted(own.items()))
 
 
 def _pair(rows: list[dict[str, Any]], part: str, k: int) -> str:
