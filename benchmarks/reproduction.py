@@ -52,15 +52,12 @@ class Source:
     folder: str
     behaviors: tuple[str, ...]
     evaluate_every: int
-    swapped: bool = False
 
 
-SWAPPED = "tmall41k_no_view, held-out files swapped"
 SOURCES = {
     "taobao15k": Source("taobao15k", ("view", "cart", "purchase"), 1),
     "taobao48k_no_view": Source("taobao48k_no_view", ("cart", "purchase"), 5),
     "tmall41k_no_view": Source("tmall41k_no_view", ("collect", "cart", "purchase"), 4),
-    SWAPPED: Source("tmall41k_no_view", ("collect", "cart", "purchase"), 4, swapped=True),
     "beibei21k_purchase_only": Source("beibei21k_purchase_only", ("purchase",), 2),
 }
 
@@ -101,12 +98,11 @@ class Variant:
 
 def variants(name: str) -> list[Variant]:
     """Return the rows of a data set: every model, and some of them refitted."""
-    models = ("rmbrec",) if SOURCES[name].swapped else tuple(CHOSEN)
     every = {"evaluate_every": SOURCES[name].evaluate_every}
     own = [Variant(model, {**settings, **every}) for model, settings in OWN.get(name, [])]
     return own + [
         Variant(model, CHOSEN[model] | ({} if model in COUNTED else every), refit=refit)
-        for refit, chosen in ((False, models), (True, REFITTED.get(name, ())))
+        for refit, chosen in ((False, CHOSEN), (True, REFITTED.get(name, ())))
         for model in chosen
     ]
 
@@ -138,9 +134,12 @@ def load(name: str) -> Dataset:
         sys.exit(f"{source.folder} is not there: set FUNNELREC_DATA to the folder that holds it.")
     folder = Path(home) / source.folder
     events = read_events(folder / "train.parquet", behaviors=source.behaviors)
-    files = [folder / "test.parquet", folder / "validation.parquet"]
-    test, validation = reversed(files) if source.swapped else files
-    split = Given(test=test, validation=validation if validation.exists() else None, seed=0)
+    validation = folder / "validation.parquet"
+    split = Given(
+        test=folder / "test.parquet",
+        validation=validation if validation.exists() else None,
+        seed=0,
+    )
     return prepare(events, split=split, auxiliary="keep", name=name)
 
 
