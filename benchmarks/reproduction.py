@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SEARCH = ROOT / "benchmarks/results/search.jsonl"
 RESULTS = ROOT / "benchmarks/results/reproduction.jsonl"
 PAGE = ROOT / "docs/reproduction.md"
+README = ROOT / "README.md"
 SEEDS = (0, 1, 2)
 
 
@@ -274,13 +275,30 @@ def table() -> None:
         text = _between(text, f"results {name}", _results(here))
     text = _between(text, "search", _search(list(finished(SEARCH).values())))
     PAGE.write_text(text)
+    README.write_text(_between(README.read_text(), "measured", _summary(rows)))
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    """Return one line a model under the common settings, one column a data set."""
+    lines = [f"| model | {' | '.join(SOURCES)} |", "|---" * (len(SOURCES) + 1) + "|"]
+    for model in CHOSEN:
+        cells = []
+        for name in SOURCES:
+            same = [
+                row
+                for row in rows
+                if row["dataset"] == name and _label(row) == (model, "") and not row["refit"]
+            ]
+            cells.append(_pair(same, "overall", 10) if same else "-")
+        lines.append(f"| `{model}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _between(text: str, name: str, content: str) -> str:
     start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
     head, found, rest = text.partition(start)
     if not found or end not in rest:
-        sys.exit(f"{PAGE} lacks the markers {start} and {end}.")
+        sys.exit(f"the page lacks the markers {start} and {end}.")
     return f"{head}{start}\n{content}\n{end}{rest.partition(end)[2]}"
 
 

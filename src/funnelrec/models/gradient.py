@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -36,19 +36,19 @@ GradientT = TypeVar("GradientT", bound=GradientSettings)
 Init = Literal["normal", "xavier"]
 
 
-class EmbeddingNetwork(nn.Module):
+class EmbeddingNetwork(nn.Module, ABC):
     """A network whose score is a product of a user and an item embedding.
 
     A subclass implements :meth:`loss` and :meth:`embeddings`.
     """
 
+    @abstractmethod
     def loss(self, batch: Any) -> Mapping[str, Tensor]:
         """Return the weighted scalar terms of the loss of one batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Return what is scored: shapes ``(n_users, d)`` and ``(n_items, d)``."""
-        raise NotImplementedError
 
 
 class _Candidate:
