@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from funnelrec.evaluation.candidates import SampledCandidates
 from funnelrec.evaluation.evaluate import Evaluation, RankingValidator, evaluate
+from funnelrec.evaluation.evidence import CompetitorTable, EvidenceModel, PairEvidence
 from funnelrec.evaluation.masking import MASKS, masked_pairs, resolve_masks
 from funnelrec.evaluation.metrics import METRICS, parse_metric, user_metrics
 from funnelrec.evaluation.protocol import Protocol, current_versions
@@ -24,8 +25,11 @@ __all__ = [
     "SCORE_BUDGET",
     "SLICES",
     "UNREACHABLE",
+    "CompetitorTable",
     "Evaluation",
+    "EvidenceModel",
     "HeldOutRanker",
+    "PairEvidence",
     "Protocol",
     "RankingValidator",
     "Ranks",
