@@ -327,3 +327,19 @@ def test_the_reporter_hears_of_everything_and_is_closed_after_an_error() -> None
             title="network",
         )
     assert heard == [("network", 1, 6, 3), *["batch"] * 3, (1, True), "batch", "closed"]
+
+
+@pytest.mark.parametrize(("limit", "length"), [(None, 6.0), (7.0, 6.0), (1.5, 1.5)])
+def test_long_gradients_are_scaled_down_and_short_ones_left(
+    limit: float | None, length: float
+) -> None:
+    class Slope(Network):
+        def loss(self, batch: Noise) -> Mapping[str, Tensor]:
+            return {"slope": 3 * self.weight.sum()}
+
+    network = Slope()
+    train(network, NoiseSampler(), settings(epochs=1, max_gradient_norm=limit))
+    assert network.weight.grad is not None
+    torch.testing.assert_close(network.weight.grad.norm().item(), length, rtol=1e-5, atol=0)
+    # Scaled as a whole: the direction stays.
+    assert len(set(network.weight.grad.tolist())) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ from funnelrec.common.version import __version__
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import Interactions
 from funnelrec.evaluation.evaluate import RankingValidator
+from funnelrec.evaluation.scoring import Scorer
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.models.base import Capabilities, FitOptions, Recommender
 from funnelrec.training.history import History
@@ -36,10 +37,10 @@ GradientT = TypeVar("GradientT", bound=GradientSettings)
 Init = Literal["normal", "xavier"]
 
 
-class EmbeddingNetwork(nn.Module, ABC):
-    """A network whose score is a product of a user and an item embedding.
+class GradientNetwork(nn.Module, ABC):
+    """A network that the loop trains and the evaluation ranks with.
 
-    A subclass implements :meth:`loss` and :meth:`embeddings`.
+    A subclass implements :meth:`loss` and :meth:`scorer`.
     """
 
     @abstractmethod
@@ -47,12 +48,30 @@ class EmbeddingNetwork(nn.Module, ABC):
         """Return the weighted scalar terms of the loss of one batch."""
 
     @abstractmethod
+    def scorer(self) -> Scorer:
+        """Return the network as it stands, in the form that the evaluation ranks."""
+
+
+NetworkT = TypeVar("NetworkT", bound=GradientNetwork)
+
+
+class EmbeddingNetwork(GradientNetwork):
+    """A network whose score is a product of a user and an item embedding.
+
+    A subclass implements :meth:`loss` and :meth:`embeddings`.
+    """
+
+    @abstractmethod
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Return what is scored: shapes ``(n_users, d)`` and ``(n_items, d)``."""
 
+    def scorer(self) -> Scorer:
+        """Return the products of the embeddings."""
+        return _Products(*self.embeddings())
 
-class _Candidate:
-    """The network as it stands, in the form that the evaluation ranks."""
+
+class _Products:
+    """Scores that are products of two embeddings."""
 
     def __init__(self, users: Tensor, items: Tensor) -> None:
         self._users, self._items = users, items
@@ -69,27 +88,30 @@ class _Candidate:
         return self._users[torch.as_tensor(users, device=self._users.device)] @ self._items.T
 
 
-class EmbeddingRecommender(Recommender[GradientT]):
-    """A model trained by gradient whose score is a dot product of two embeddings.
+class GradientRecommender(Recommender[GradientT], Generic[GradientT, NetworkT]):
+    """A model trained by gradient.
 
-    A subclass implements :meth:`network` and :meth:`sampler`; everything else (initial seed,
-    validation, early stopping, checkpoints, storage, scoring) is here.
+    A subclass names its settings and its network as type arguments and implements
+    :meth:`network`, :meth:`sampler` and :meth:`_adopt`, besides scoring and storage. Initial
+    seed, validation, early stopping, checkpoints and history are here.
     """
 
     Settings: ClassVar[type[Config]] = GradientSettings
     capabilities: ClassVar[Capabilities] = Capabilities(trained_by_gradient=True)
 
     history: History
-    _users: Tensor
-    _items: Tensor
 
     @abstractmethod
-    def network(self, data: TrainingData, generator: torch.Generator) -> EmbeddingNetwork:
+    def network(self, data: TrainingData, generator: torch.Generator) -> NetworkT:
         """Return a freshly initialised network; every draw comes from ``generator``."""
 
     @abstractmethod
     def sampler(self, data: TrainingData) -> Sampler:
         """Return what draws the batches."""
+
+    @abstractmethod
+    def _adopt(self, network: NetworkT) -> None:
+        """Keep what the trained network knows; called once, without gradients."""
 
     def _fit(self, data: TrainingData, options: FitOptions) -> None:
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "weights"))
@@ -100,7 +122,7 @@ class EmbeddingRecommender(Recommender[GradientT]):
 
             def validate() -> Mapping[str, float]:
                 with torch.no_grad():
-                    return validator(_Candidate(*network.embeddings()))
+                    return validator(network.scorer())
 
         identity = {
             "funnelrec": __version__,
@@ -124,7 +146,21 @@ class EmbeddingRecommender(Recommender[GradientT]):
         )
         self.history = history.model_copy(update={"notes": sampler.notes})
         with torch.no_grad():
-            users, items = network.embeddings()
+            self._adopt(network)
+
+
+class EmbeddingRecommender(GradientRecommender[GradientT, EmbeddingNetwork]):
+    """A model trained by gradient whose score is a dot product of two embeddings.
+
+    A subclass implements :meth:`network` and :meth:`sampler`; everything else (training,
+    storage, scoring) is here.
+    """
+
+    _users: Tensor
+    _items: Tensor
+
+    def _adopt(self, network: EmbeddingNetwork) -> None:
+        users, items = network.embeddings()
         self._users, self._items = users.detach(), items.detach()
 
     def embeddings(self) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ from funnelrec.common.errors import (
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.data.interactions import Interactions
 from funnelrec.models.base import Capabilities, FitOptions, Recommender, registry
-from funnelrec.models.gradient import EmbeddingRecommender
+from funnelrec.models.gradient import GradientNetwork, GradientRecommender
 from funnelrec.testing.datasets import (
     BEHAVIORS,
     make_dataset,
@@ -192,7 +192,7 @@ def _label(cls: type[Recommender[Any]]) -> str:
 
 
 def _applicable(cls: type[Recommender[Any]]) -> tuple[_Check, ...]:
-    return _CHECKS + (_NETWORK_CHECKS if issubclass(cls, EmbeddingRecommender) else ())
+    return _CHECKS + (_NETWORK_CHECKS if issubclass(cls, GradientRecommender) else ())
 
 
 class _Subject:
@@ -376,8 +376,8 @@ def _check_class_attributes(subject: _Subject) -> None:
         "a model that needs auxiliary behaviors also uses them: set uses_auxiliary=True",
     )
     _require(
-        capabilities.trained_by_gradient or not issubclass(cls, EmbeddingRecommender),
-        "an EmbeddingRecommender is trained by gradient: set trained_by_gradient=True",
+        capabilities.trained_by_gradient or not issubclass(cls, GradientRecommender),
+        "a GradientRecommender is trained by gradient: set trained_by_gradient=True",
     )
     _require(isinstance(cls.presets, Mapping), f"presets must be a mapping, got {cls.presets!r}")
     if cls.name in registry.names():
@@ -1017,15 +1017,15 @@ def _check_beats_chance(subject: _Subject) -> None:
 # -- models trained by gradient --------------------------------------------------------------
 
 
-def _embedding_class(subject: _Subject) -> type[EmbeddingRecommender[Any]]:
-    return cast("type[EmbeddingRecommender[Any]]", subject.cls)
+def _gradient_class(subject: _Subject) -> type[GradientRecommender[Any, Any]]:
+    return cast("type[GradientRecommender[Any, Any]]", subject.cls)
 
 
 @_rule("The loss is a mapping of named, finite scalar tensors, for every preset")
 def _check_loss_terms(subject: _Subject) -> None:
     data = subject.data()
     for preset in (None, *subject.cls.presets):
-        model = cast("EmbeddingRecommender[Any]", subject.make(preset=preset))
+        model = cast("GradientRecommender[Any, Any]", subject.make(preset=preset))
         network = model.network(data.training, torch.Generator().manual_seed(1))
         batches = list(model.sampler(data.training).epoch(1))
         _require(
@@ -1054,7 +1054,7 @@ def _check_loss_terms(subject: _Subject) -> None:
 def _check_gradients(subject: _Subject) -> None:
     data = subject.data()
     for preset in (None, *subject.cls.presets):
-        model = cast("EmbeddingRecommender[Any]", subject.make(preset=preset))
+        model = cast("GradientRecommender[Any, Any]", subject.make(preset=preset))
         network = model.network(data.training, torch.Generator().manual_seed(1))
         parameters = {n: p for n, p in network.named_parameters() if p.requires_grad}
         _require(bool(parameters), "the network has no learnable parameter")
@@ -1085,7 +1085,7 @@ def _check_gradients(subject: _Subject) -> None:
 @_rule("Training lowers the sum of the loss terms, and every epoch logs the same terms")
 def _check_training_lowers_loss(subject: _Subject) -> None:
     wished = {**TINY, "epochs": 15, "learning_rate": 0.01}
-    model = cast("EmbeddingRecommender[Any]", subject.fitted(wished=wished))
+    model = cast("GradientRecommender[Any, Any]", subject.fitted(wished=wished))
     records = model.history.records
     names = [tuple(record.terms) for record in records]
     _require(len(set(names)) == 1, f"the terms change from epoch to epoch: {set(names)}")
@@ -1098,7 +1098,7 @@ def _check_training_lowers_loss(subject: _Subject) -> None:
 
 @_rule("A run that was interrupted and resumed gives what an uninterrupted one gives")
 def _check_resume(subject: _Subject) -> None:
-    cls = _embedding_class(subject)
+    cls = _gradient_class(subject)
     data = subject.data()
     epochs: list[int] = []
 
@@ -1151,10 +1151,10 @@ class _Interrupted:
 
 @_rule("A loss that becomes NaN stops training with a typed error, and leaves nothing to score")
 def _check_divergence(subject: _Subject) -> None:
-    cls = _embedding_class(subject)
+    cls = _gradient_class(subject)
 
     def network(self: Any, data: TrainingData, generator: torch.Generator) -> nn.Module:
-        made = cls.network(self, data, generator)
+        made: GradientNetwork = cls.network(self, data, generator)
         sound = made.loss
         # An entry of the instance stands before the method of the class.
         vars(made)["loss"] = lambda batch: {k: v * torch.nan for k, v in sound(batch).items()}

@@ -32,6 +32,12 @@ class TrainingSettings(Config):
     weight_decay: float = Field(
         0.0, ge=0, description="Adam's coupled weight decay, on every parameter at every step."
     )
+    max_gradient_norm: float | None = Field(
+        None,
+        gt=0,
+        description="Scale the gradient of all parameters together down to this length where it "
+        "is longer; null leaves it as it is.",
+    )
     epochs: int = Field(200, ge=1, description="Most passes over the training data.")
     patience: int = Field(
         20, ge=1, description="Stop after this many epochs without a better validation value."
@@ -102,7 +108,6 @@ def train(
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}.")
     shown = reporter or SilentReporter()
-    device = next(network.parameters()).device
     optimizer = optim.Adam(
         network.parameters(),
         lr=settings.learning_rate,
@@ -124,7 +129,7 @@ def train(
         for epoch in range(first, settings.epochs + 1):
             if history.stopped:
                 break
-            terms = _one_epoch(network, sampler, optimizer, device, epoch, shown)
+            terms = _one_epoch(network, sampler, optimizer, settings, epoch, shown)
             measured: Mapping[str, float] = {}
             last = epoch == settings.epochs
             if validate is not None and (epoch % settings.evaluate_every == 0 or last):
@@ -160,17 +165,20 @@ def _one_epoch(
     network: Any,
     sampler: Sampler,
     optimizer: optim.Optimizer,
-    device: torch.device,
+    settings: TrainingSettings,
     epoch: int,
     shown: Reporter,
 ) -> dict[str, float]:
     network.train()
+    device = next(network.parameters()).device
     sums: dict[str, Tensor] = {}
     count = 0
     for batch in sampler.epoch(epoch):
         optimizer.zero_grad(set_to_none=True)
         terms = network.loss(batch.to(device))
         torch.autograd.backward(torch.stack(list(terms.values())).sum())
+        if settings.max_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), settings.max_gradient_norm)
         optimizer.step()
         count += 1
         for name, value in terms.items():
