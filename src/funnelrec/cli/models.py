@@ -96,9 +96,13 @@ def _range(schema: dict[str, Any]) -> str:
 
     >>> _range({"type": "integer", "minimum": 1}), _range({"enum": ["rex", "v1"]})
     ('integer >= 1', 'rex, v1')
+    >>> _range({"type": "object", "additionalProperties": {"type": "number", "minimum": 0}})
+    'name to number >= 0'
     """
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"name to {_range(schema['additionalProperties'])}"
     if "anyOf" in schema:
         return " or ".join(_range(part) for part in schema["anyOf"])
     bounds = [text.format(schema[key]) for key, text in _BOUNDS.items() if key in schema]

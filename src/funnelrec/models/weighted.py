@@ -1,0 +1,94 @@
+"""What models of weighted behaviors share: the weights, and scores from similar items."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, TypeVar
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from pydantic import AfterValidator, Field, PlainSerializer
+from torch import Tensor
+
+from funnelrec.common.config import Config
+from funnelrec.data.dataset import TrainingData
+from funnelrec.data.profiles import behavior_weights, weighted_profiles
+from funnelrec.models.base import FitOptions, Recommender
+
+Weights = Annotated[
+    Mapping[str, Annotated[float, Field(ge=0)]],
+    AfterValidator(lambda given: MappingProxyType(dict(given))),
+    PlainSerializer(dict),
+]
+
+
+class WeightedSettings(Config):
+    """Settings of a model that adds behaviors up by weight."""
+
+    weights: Weights = Field(
+        default_factory=dict,
+        description="Weight of a behavior by its name; 1 for every behavior not named, 0 leaves "
+        "it out.",
+    )
+
+
+WeightedT = TypeVar("WeightedT", bound=WeightedSettings)
+
+
+class WeightedRecommender(Recommender[WeightedT]):
+    """A model that reads one matrix, the weighted sum of the behaviors."""
+
+    def check(self, data: TrainingData) -> None:
+        """Refuse weights of behaviors that the data do not have, too."""
+        super().check(data)
+        behavior_weights(data, self.config.weights)
+
+    def profiles(self, data: TrainingData) -> sp.csr_array:
+        """Return the weighted sum of the behaviors, float32, shape ``(n_users, n_items)``."""
+        return weighted_profiles(data, self.config.weights)
+
+
+class SparseSimilarityRecommender(WeightedRecommender[WeightedT]):
+    """Scores by a sparse matrix of similar items: the user's profile times that matrix.
+
+    A subclass implements :meth:`similarity`. The work is done by scipy on the CPU; the finished
+    block of scores is moved to the model's device.
+    """
+
+    _profiles: sp.csr_array
+    _similar: sp.csr_array
+
+    @abstractmethod
+    def similarity(self, profiles: sp.csr_array) -> sp.csr_array:
+        """Return what item i of a profile adds to the score of item j, at row i, column j."""
+
+    def weighed(self, profiles: sp.csr_array) -> sp.csr_array:
+        """Return the profiles as they enter the score; as they are unless overridden."""
+        return profiles
+
+    def _fit(self, data: TrainingData, options: FitOptions) -> None:
+        profiles = self.profiles(data)
+        self._similar = self.similarity(profiles)
+        self._profiles = self.weighed(profiles)
+
+    def _score(self, users: Tensor) -> Tensor:
+        product = (self._profiles[users.cpu().numpy()] @ self._similar).tocsr()
+        block = torch.zeros(product.shape)
+        rows = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
+        block.numpy()[rows, product.indices] = product.data
+        return block.to(self.device)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {
+            "indptr": torch.from_numpy(self._similar.indptr.astype(np.int64)),
+            "indices": torch.from_numpy(self._similar.indices.astype(np.int32)),
+            "values": torch.from_numpy(self._similar.data.astype(np.float32)),
+        }
+
+    def _restore(self, state: Mapping[str, Tensor], data: TrainingData) -> None:
+        parts = tuple(state[name].cpu().numpy() for name in ("values", "indices", "indptr"))
+        self._similar = sp.csr_array(parts, shape=(data.n_items, data.n_items))
+        self._profiles = self.weighed(self.profiles(data))
