@@ -167,7 +167,9 @@ def test_bad_rows_are_refused_or_set_aside(
 ) -> None:
     bad = written(LINES + line, csv)
     command = ("prepare", bad, "--out", tmp_path / "ds", *NAMED, "--behaviors", "pv,fav,buy")
-    assert message in " ".join(refused_lines(*command))
+    lines = refused_lines(*command)
+    assert message in " ".join(lines)
+    assert lines[-1] == "Correct them, or set them aside with --on-bad-rows quarantine."
     assert not (tmp_path / "ds").exists()
     aside = tmp_path / "bad.parquet"
     for mode in ((), ("--on-bad-rows", "error")):
@@ -201,6 +203,11 @@ def test_bad_files(tmp_path: Path, csv: Path) -> None:
     damaged = written("PAR1 and no more", tmp_path / "x.parquet")
     assert "cannot read" in refused("prepare", damaged, *out)
     assert "cannot tell the format" in refused("prepare", written("x", tmp_path / "x.log"), *out)
+    assert "Name yours with --columns user_id=" in refused("prepare", csv, *out)
+    odd = written(LINES.replace("pv", "zap"), tmp_path / "odd.csv")
+    order = refused("prepare", odd, *out, *NAMED)
+    assert "as in --behaviors view,cart,purchase, or map them" in order
+    assert order.endswith("as in --behaviors pv=view,click=view,buy=purchase.")
     lost = ("--behaviors", "pv,fav,buy,order")
     assert "target behavior 'order'" in refused("prepare", csv, *out, *NAMED, *lost)
     unknown = ("--behaviors", "pv,fav,buy", "--target", "bye")

@@ -59,7 +59,9 @@ def test_exclusions(run: Path, tmp_path: Path) -> None:
 
 def test_unknown_users(run: Path, tmp_path: Path) -> None:
     asked = ("recommend", run, "--user", "u00001", "--user", "nobody", "--out", tmp_path / "r.csv")
-    assert refused(*asked).startswith("1 of the users asked for are not in the data set")
+    message = refused(*asked)
+    assert message.startswith("1 of the users asked for are not in the data set")
+    assert message.endswith("leave them out, or ask with --unknown-users skip.")
     assert not (tmp_path / "r.csv").exists()
     result = funnelrec(*asked, "--unknown-users", "skip")
     assert result.stderr == "1 unknown users left out\n"

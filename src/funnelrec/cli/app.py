@@ -22,7 +22,7 @@ from funnelrec.cli import (
     simulate,
     train,
 )
-from funnelrec.cli.output import complain
+from funnelrec.cli.output import complain, in_options
 from funnelrec.common.errors import FunnelrecError, UsageError
 from funnelrec.common.version import __version__
 
@@ -62,8 +62,13 @@ class _Commands(TyperGroup):
                 _leave_pipe()
                 code = FAILED
             except Exception as error:
-                code = _explain(error, given)
+                code = _explain(error, given, self._options(given))
         sys.exit(code if isinstance(code, int) else DONE)
+
+    def _options(self, args: Sequence[str]) -> set[str]:
+        """Return the options of the command that was called."""
+        called = next((self.commands[word] for word in args if word in self.commands), None)
+        return {name for part in called.params for name in part.opts} if called else set()
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command; Ctrl-C says how to go on."""
@@ -76,13 +81,13 @@ class _Commands(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
-def _explain(error: Exception, args: Sequence[str]) -> int:
-    """Print what went wrong and return the exit code."""
+def _explain(error: Exception, args: Sequence[str], options: set[str]) -> int:
+    """Print what went wrong, in the words of the command line, and return the exit code."""
     wants_trace = "--traceback" in args or os.environ.get(TRACEBACK, "") not in ("", "0")
     if wants_trace:
         traceback.print_exception(error)
     if isinstance(error, FunnelrecError):
-        complain("error", str(error))
+        complain("error", in_options(str(error), options))
         return USAGE if isinstance(error, UsageError) else FAILED
     # Typer brings its own copy of click or uses the package, depending on its version: its errors
     # are known by their interface.

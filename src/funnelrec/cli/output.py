@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,41 @@ def complain(kind: str, message: str) -> None:
     """Print ``kind: message`` on stderr; kind is ``error`` or ``warning``."""
     style = "bold red" if kind == "error" else "yellow"
     console(stderr=True).print(Text.assemble((f"{kind}:", style), f" {message}"), soft_wrap=True)
+
+
+# An argument as the library's messages write it: on_bad_rows='quarantine', columns={'a': 'b'}.
+_ARGUMENT = re.compile(r"\b([a-z_]+)=('[^']*'|\[[^\]]*\]|\{[^}]*\})")
+
+
+def in_options(message: str, known: Collection[str]) -> str:
+    """Return a message of the library with its arguments written as options of a command.
+
+    Parameters
+    ----------
+    message
+        What the library says.
+    known
+        The options there are; an argument that is none of them stays as it is.
+
+    Examples
+    --------
+    >>> in_options("Set them aside with on_bad_rows='quarantine'.", ["--on-bad-rows"])
+    'Set them aside with --on-bad-rows quarantine.'
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name = f"--{found[1].replace('_', '-')}"
+        if name not in known:
+            return found[0]
+        try:
+            value = ast.literal_eval(found[2])
+        except (ValueError, SyntaxError):
+            return found[0]
+        if isinstance(value, dict):
+            value = [f"{ours}={theirs}" for ours, theirs in value.items()]
+        return f"{name} {value if isinstance(value, str) else ','.join(map(str, value))}"
+
+    return _ARGUMENT.sub(option, message)
 
 
 def print_json(value: Any) -> None:
