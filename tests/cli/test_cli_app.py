@@ -11,7 +11,10 @@ from cli_helpers import failed, funnelrec, make_dataset, refused
 import funnelrec as package
 from funnelrec.common.errors import FunnelrecError, TrainingDivergedError
 
-COMMANDS = ("simulate", "prepare", "diagnose", "train", "evaluate", "recommend", "models", "demo")
+COMMANDS = (
+    *("simulate", "prepare", "diagnose", "tune", "train"),
+    *("evaluate", "recommend", "models", "demo"),
+)
 
 
 def test_help_imports_nothing_heavy(python_environment: dict[str, str]) -> None:

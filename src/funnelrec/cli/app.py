@@ -21,6 +21,7 @@ from funnelrec.cli import (
     recommend,
     simulate,
     train,
+    tune,
 )
 from funnelrec.cli.output import complain, in_options
 from funnelrec.common.errors import FunnelrecError, UsageError
@@ -28,6 +29,10 @@ from funnelrec.common.version import __version__
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 TRACEBACK = "FUNNELREC_TRACEBACK"
+_RESUMES = {
+    "train": "; the same command goes on from the last checkpoint",
+    "tune": "; the same command goes on after the last finished trial",
+}
 
 
 class _Commands(TyperGroup):
@@ -75,8 +80,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            resumes = ctx.invoked_subcommand == "train"
-            hint = "; the same command goes on from the last checkpoint" if resumes else ""
+            hint = _RESUMES.get(ctx.invoked_subcommand or "", "")
             complain("error", f"interrupted{hint}.")
             raise typer.Exit(INTERRUPTED) from None
 
@@ -159,5 +163,5 @@ def _root(
         typer.echo(ctx.get_help())
 
 
-for _module in (simulate, prepare, diagnose, train, evaluate, recommend, models, demo):
+for _module in (simulate, prepare, diagnose, tune, train, evaluate, recommend, models, demo):
     app.command(_module.NAME, epilog=_module.EXAMPLES)(_module.command)

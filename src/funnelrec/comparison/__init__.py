@@ -1,4 +1,4 @@
-"""Many models on one data set, side by side: results, plain findings, plots, a report, the demo."""
+"""Many models on one data set: results, findings, plots, a report, the demo, the search."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from funnelrec.comparison.demo import DemoResult, run_demo
 from funnelrec.comparison.findings import findings
 from funnelrec.comparison.report import write_report
 from funnelrec.comparison.results import ModelResult, comparable_groups
+from funnelrec.comparison.search import Search, Trial, tune
 
 __all__ = [
     "DemoResult",
     "ModelResult",
+    "Search",
+    "Trial",
     "comparable_groups",
     "findings",
     "run_demo",
+    "tune",
     "write_report",
 ]

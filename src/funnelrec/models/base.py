@@ -35,6 +35,7 @@ from funnelrec.data.interactions import LongArray
 from funnelrec.evaluation.masking import masked_pairs, resolve_masks
 from funnelrec.evaluation.ranking import check_length, top_k
 from funnelrec.evaluation.scoring import checked_users
+from funnelrec.models.space import SearchSpace
 from funnelrec.training.progress import ProgressStyle
 
 ENTRY_POINTS = "funnelrec.models"
@@ -95,7 +96,8 @@ class Recommender(ABC, Generic[SettingsT]):
 
     A subclass names its settings class as the type argument, sets ``name``, ``summary``,
     ``Settings`` and ``capabilities``, and implements :meth:`_fit`, :meth:`_score`,
-    :meth:`_state` and :meth:`_restore`.
+    :meth:`_state` and :meth:`_restore`. ``search_space`` says what a search may try for which
+    setting.
 
     Parameters
     ----------
@@ -120,6 +122,7 @@ class Recommender(ABC, Generic[SettingsT]):
     Settings: ClassVar[type[Config]] = Config
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     capabilities: ClassVar[Capabilities] = Capabilities()
+    search_space: ClassVar[SearchSpace] = {}
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
 from funnelrec.models.base import Capabilities, FitOptions, Recommender, register
+from funnelrec.models.space import Choice, Range, SearchSpace
 
 _LEAST_RATE = 1e-12
 
@@ -54,6 +55,10 @@ class Conversion(Recommender[ConversionSettings]):
     reference = "-"
     Settings: ClassVar[type[Config]] = ConversionSettings
     capabilities: ClassVar[Capabilities] = Capabilities(needs_auxiliary=True, uses_auxiliary=True)
+    search_space: ClassVar[SearchSpace] = {
+        "smoothing": Range(0.3, 300.0, log=True),
+        "combine": Choice("noisy-or", "sum", "max"),
+    }
 
     _popularity: Tensor
     _indptr: Tensor

@@ -20,6 +20,7 @@ from funnelrec.common.errors import CapabilityError, ConfigError
 from funnelrec.data.dataset import TrainingData
 from funnelrec.graph.neighbors import product_blocks
 from funnelrec.models.base import Capabilities, FitOptions, register
+from funnelrec.models.space import PerAuxiliary, Range, SearchSpace
 from funnelrec.models.weighted import WeightedRecommender, WeightedSettings
 
 _GIB = 2**30
@@ -86,6 +87,11 @@ class EASE(WeightedRecommender[EASESettings]):
     reference = "Steck, WWW 2019"
     Settings: ClassVar[type[Config]] = EASESettings
     capabilities: ClassVar[Capabilities] = Capabilities(uses_auxiliary=True)
+    search_space: ClassVar[SearchSpace] = {
+        "l2": Range(1.0, 3000.0, log=True),
+        "own": Range(0.0, 1.0),
+        "weights": PerAuxiliary(Range(0.01, 3.0, log=True)),
+    }
 
     _profiles: sp.csr_array
     _weights: Tensor

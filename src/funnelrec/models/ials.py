@@ -16,6 +16,7 @@ from funnelrec.common.optional import require
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
 from funnelrec.models.base import Capabilities, FitOptions, register
+from funnelrec.models.space import Choice, PerAuxiliary, Range, SearchSpace
 from funnelrec.models.weighted import WeightedRecommender, WeightedSettings
 
 
@@ -61,6 +62,13 @@ class IALS(WeightedRecommender[IALSSettings]):
     reference = "Hu et al., ICDM 2008"
     Settings: ClassVar[type[Config]] = IALSSettings
     capabilities: ClassVar[Capabilities] = Capabilities(uses_auxiliary=True)
+    search_space: ClassVar[SearchSpace] = {
+        "dim": Choice(32, 64, 128),
+        "alpha": Range(0.3, 100.0, log=True),
+        "l2": Range(0.1, 300.0, log=True),
+        "iterations": Choice(10, 15, 20),
+        "weights": PerAuxiliary(Range(0.01, 3.0, log=True)),
+    }
 
     _users: Tensor
     _items: Tensor

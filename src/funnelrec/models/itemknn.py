@@ -11,6 +11,7 @@ from pydantic import Field
 from funnelrec.common.config import Config
 from funnelrec.graph.neighbors import Places, Values, neighbors
 from funnelrec.models.base import Capabilities, register
+from funnelrec.models.space import PerAuxiliary, Range, SearchSpace
 from funnelrec.models.weighted import SparseSimilarityRecommender, WeightedSettings
 
 
@@ -63,6 +64,12 @@ class ItemKNN(SparseSimilarityRecommender[ItemKNNSettings]):
     reference = "Sarwar et al., WWW 2001"
     Settings: ClassVar[type[Config]] = ItemKNNSettings
     capabilities: ClassVar[Capabilities] = Capabilities(uses_auxiliary=True)
+    search_space: ClassVar[SearchSpace] = {
+        "neighbors": Range(10, 2000, log=True),
+        "shrinkage": Range(0.1, 300.0, log=True),
+        "own": Range(0.01, 10.0, log=True),
+        "weights": PerAuxiliary(Range(0.01, 3.0, log=True)),
+    }
 
     def similarity(self, profiles: sp.csr_array) -> sp.csr_array:
         """Return the shrunk cosines of every item's neighbors."""

@@ -21,6 +21,7 @@ from funnelrec.models.gradient import (
     Init,
     table,
 )
+from funnelrec.models.space import Range, SearchSpace
 from funnelrec.objectives.bpr import bpr
 from funnelrec.objectives.regularization import l2_of_rows
 from funnelrec.training.sampling import PairSampler, Triples
@@ -91,6 +92,11 @@ class LightGCN(EmbeddingRecommender[LightGCNSettings]):
     summary = "Graph propagation on the target behavior."
     reference = "He et al., SIGIR 2020"
     Settings: ClassVar[type[Config]] = LightGCNSettings
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": Range(3e-4, 1e-2, log=True),
+        "l2": Range(1e-6, 1e-1, log=True),
+        "layers": Range(1, 4),
+    }
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": {"init": "xavier", "batch_size": 1024, "epochs": 1000},
         "release": {"init": "normal", "batch_size": 2048, "epochs": 1000},

@@ -19,6 +19,7 @@ from funnelrec.models.gradient import (
     Init,
     table,
 )
+from funnelrec.models.space import Range, SearchSpace
 from funnelrec.objectives.bpr import bpr
 from funnelrec.objectives.regularization import l2_of_rows
 from funnelrec.training.sampling import PairSampler, Triples
@@ -80,6 +81,10 @@ class MFBPR(EmbeddingRecommender[MFBPRSettings]):
     summary = "Matrix factorisation with BPR on the target behavior."
     reference = "Rendle et al., UAI 2009"
     Settings: ClassVar[type[Config]] = MFBPRSettings
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": Range(3e-4, 1e-2, log=True),
+        "l2": Range(1e-6, 1e-1, log=True),
+    }
 
     def network(self, data: TrainingData, generator: torch.Generator) -> MFBPRNetwork:
         """Return freshly drawn tables."""

@@ -22,6 +22,7 @@ from funnelrec.models.gradient import (
     Init,
     table,
 )
+from funnelrec.models.space import Range, SearchSpace
 from funnelrec.objectives.bpr import bpr_per_row
 from funnelrec.objectives.contrastive import decoupled_alignment, info_nce
 from funnelrec.objectives.invariance import gradient_variance, irm_penalty, risk_variance
@@ -309,6 +310,13 @@ class RMBRec(EmbeddingRecommender[RMBRecSettings]):
     capabilities: ClassVar[Capabilities] = Capabilities(
         needs_auxiliary=True, trained_by_gradient=True, uses_auxiliary=True
     )
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": Range(5e-4, 5e-3, log=True),
+        "layers": Range(1, 4),
+        "temperature": Range(0.03, 0.5, log=True),
+        "rrm_weight": Range(0.01, 3.0, log=True),
+        "orm_weight": Range(0.01, 3.0, log=True),
+    }
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": {
             "learning_rate": 1e-3,

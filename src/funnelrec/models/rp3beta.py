@@ -11,6 +11,7 @@ from pydantic import Field
 from funnelrec.common.config import Config
 from funnelrec.graph.neighbors import Places, Values, neighbors
 from funnelrec.models.base import Capabilities, register
+from funnelrec.models.space import PerAuxiliary, Range, SearchSpace
 from funnelrec.models.weighted import SparseSimilarityRecommender, WeightedSettings
 
 
@@ -64,6 +65,13 @@ class RP3Beta(SparseSimilarityRecommender[RP3BetaSettings]):
     reference = "Paudel et al., TiiS 2017"
     Settings: ClassVar[type[Config]] = RP3BetaSettings
     capabilities: ClassVar[Capabilities] = Capabilities(uses_auxiliary=True)
+    search_space: ClassVar[SearchSpace] = {
+        "alpha": Range(0.3, 2.0),
+        "beta": Range(0.0, 1.0),
+        "neighbors": Range(10, 2000, log=True),
+        "own": Range(0.01, 10.0, log=True),
+        "weights": PerAuxiliary(Range(0.01, 3.0, log=True)),
+    }
 
     def similarity(self, profiles: sp.csr_array) -> sp.csr_array:
         """Return the walks that end at every item, from the strongest items they start at."""
