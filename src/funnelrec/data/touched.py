@@ -1,0 +1,181 @@
+"""The pairs that a hesitation can be: touched in training and not bought, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from funnelrec.common.errors import UsageError
+from funnelrec.data.dataset import TrainingData
+from funnelrec.data.interactions import Interactions, LongArray
+
+BLOCK = 2**17
+"""Records (pair and behavior) behind one block unless told otherwise."""
+
+_MOST_BEHAVIORS = 62
+
+
+@dataclass(frozen=True, eq=False)
+class TouchedPairs:
+    """Some (user, item) pairs with an auxiliary behavior and without a purchase, n in all.
+
+    The pairs of a user stand together, ascending by item; every array has shape ``(n,)``.
+
+    Parameters
+    ----------
+    users, items
+        Dense numbers, int64.
+    behaviors
+        int64: bit b is set where the user did ``TrainingData.auxiliary[b]`` on the item.
+    counts
+        int64: auxiliary events behind the pair, at least 1.
+    first, last
+        int64: dates of the earliest and the latest auxiliary event, or None if undated.
+    """
+
+    users: LongArray
+    items: LongArray
+    behaviors: LongArray
+    counts: LongArray
+    first: LongArray | None
+    last: LongArray | None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def types(self) -> LongArray:
+        """How many auxiliary behaviors touched each pair, int64, at least 1."""
+        types, left = np.zeros_like(self.behaviors), self.behaviors
+        while left.any():
+            types, left = types + (left & 1), left >> 1
+        return types
+
+
+def touched_not_bought(
+    data: TrainingData, users: npt.ArrayLike | None = None, *, block: int = BLOCK
+) -> Iterator[TouchedPairs]:
+    """Yield the pairs with any auxiliary behavior and no training purchase, by blocks of users.
+
+    Every block is built from rows of the compressed matrices, so memory depends on ``block`` and
+    not on the number of pairs. A user is never divided over two blocks; blocks without a pair
+    are left out.
+
+    Parameters
+    ----------
+    data
+        What training saw. Held-out purchases that were touched are among the pairs: nothing is
+        taken out by what training cannot know.
+    users
+        Dense numbers, distinct, in the order wanted, shape ``(m,)``; everybody if None.
+    block
+        Bound on the records (pair and behavior) read for one block, at least 1; a single user may
+        have more.
+
+    Raises
+    ------
+    UsageError
+        If a user lies outside the data or is named twice, ``block`` is below 1, or there are more
+        than 62 auxiliary behaviors.
+
+    Examples
+    --------
+    >>> from funnelrec.testing import make_dataset
+    >>> view = Interactions.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+    >>> bought = Interactions.from_pairs([0], [0], n_users=2, n_items=3)
+    >>> data = make_dataset({"view": view, "purchase": bought}).training
+    >>> [(p.users.tolist(), p.items.tolist()) for p in touched_not_bought(data)]
+    [([0, 1], [2, 1])]
+    """
+    if isinstance(block, bool) or not isinstance(block, int) or block < 1:
+        raise UsageError(f"block must be a whole number of at least 1, got {block!r}.")
+    if len(data.auxiliary) > _MOST_BEHAVIORS:
+        raise UsageError(
+            f"at most {_MOST_BEHAVIORS} auxiliary behaviors can be told apart, got "
+            f"{len(data.auxiliary)}; leave some out with TrainingData.without."
+        )
+    chosen = np.arange(data.n_users) if users is None else _checked(users, data.n_users)
+    parts = [data.interactions[name] for name in data.auxiliary]
+    sizes = np.zeros(chosen.size, np.int64)
+    for part in parts:
+        sizes += part.user_degrees[chosen]
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < chosen.size:
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + block, side="right")))
+        pairs = _block(data, parts, chosen[start:stop])
+        if len(pairs):
+            yield pairs
+        start = stop
+
+
+def _checked(users: npt.ArrayLike, n_users: int) -> LongArray:
+    array = np.asarray(users)
+    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise UsageError(
+            f"users must be a flat array of user numbers, got {array.dtype} of shape {array.shape}."
+        )
+    if array.size and (array.min() < 0 or array.max() >= n_users):
+        raise UsageError(
+            f"user numbers must lie in 0..{n_users - 1}, got {array.min()}..{array.max()}."
+        )
+    if np.unique(array).size < array.size:
+        raise UsageError("users must be distinct, and one is named twice; name each once.")
+    return array.astype(np.int64)
+
+
+def _block(data: TrainingData, parts: list[Interactions], users: LongArray) -> TouchedPairs:
+    n_items = data.n_items
+    keys, bits, counts, first, last = [], [], [], [], []
+    for bit, part in enumerate(parts):
+        place, rows = _rows(part, users)
+        keys.append(rows * n_items + part.indices[place])
+        bits.append(np.full(place.size, 1 << bit, np.int64))
+        counts.append(part.counts[place].astype(np.int64))
+        if part.first is not None and part.last is not None:
+            first.append(part.first[place])
+            last.append(part.last[place])
+    dated = len(first) == len(parts) > 0
+    key = np.concatenate([*keys, np.empty(0, np.int64)])
+    # A stable sort merges the ascending rows of few behaviors quickly.
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    starts = np.flatnonzero(np.r_[True, key[1:] != key[:-1]]) if key.size else order
+    place, rows = _rows(data.purchases, users)
+    bought = _within(key[starts], rows * n_items + data.purchases.indices[place])
+
+    def reduced(ufunc: np.ufunc, values: list[LongArray]) -> LongArray:
+        if not starts.size:
+            return np.empty(0, np.int64)
+        return np.asarray(ufunc.reduceat(np.concatenate(values)[order], starts))[~bought]
+
+    row, item = np.divmod(key[starts][~bought], n_items)
+    return TouchedPairs(
+        users=users[row],
+        items=item,
+        behaviors=reduced(np.bitwise_or, bits),
+        counts=reduced(np.add, counts),
+        first=reduced(np.minimum, first) if dated else None,
+        last=reduced(np.maximum, last) if dated else None,
+    )
+
+
+def _within(keys: LongArray, known: LongArray) -> npt.NDArray[np.bool_]:
+    """Return which keys are among the ascending ``known`` ones."""
+    if not known.size:
+        return np.zeros(keys.size, np.bool_)
+    place = np.minimum(np.searchsorted(known, keys), known.size - 1)
+    return np.asarray(known[place] == keys)
+
+
+def _rows(part: Interactions, users: LongArray) -> tuple[LongArray, LongArray]:
+    """Return the place of each pair of these users, and the row of its user, both int64."""
+    starts = part.indptr[users].astype(np.int64)
+    sizes = part.indptr[users + 1] - starts
+    rows = np.repeat(np.arange(users.size, dtype=np.int64), sizes)
+    before = np.cumsum(sizes, dtype=np.int64) - sizes
+    return np.arange(rows.size, dtype=np.int64) + np.repeat(starts - before, sizes), rows
