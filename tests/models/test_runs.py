@@ -12,10 +12,23 @@ import numpy as np
 import pytest
 import torch
 
+from evidence_models import Closed, registered
 from funnelrec.common.errors import CapabilityError, DataError, TrainingDivergedError, UsageError
 from funnelrec.data import Dataset, prepare, read_events, simulate_shop
+from funnelrec.evaluation.conversion import calibrate_conversion
+from funnelrec.evaluation.evidence import PairEvidence
 from funnelrec.models import Recommender, create_model
-from funnelrec.models.runs import CHECKPOINT, HISTORY, MODEL, RECORD, Run, load_run, train_run
+from funnelrec.models.runs import (
+    CALIBRATION,
+    CHECKPOINT,
+    HISTORY,
+    MODEL,
+    RECORD,
+    Run,
+    load_record,
+    load_run,
+    train_run,
+)
 from funnelrec.training.progress import LineReporter
 
 SMALL: dict[str, Any] = {"dim": 8, "epochs": 6, "batch_size": 64, "learning_rate": 0.02}
@@ -303,3 +316,53 @@ def test_a_run_says_what_a_refit_would_release(tmp_path: Path) -> None:
     assert plain.notes("test")[0].startswith(f"{later:,} pairs dated between")
     assert plain.notes("validation") == []
     assert refitted.notes("test") == []
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_evidence_is_calibrated_on_the_selection(
+    refit: bool, train: Callable[..., Run], stored: Path, tmp_path: Path
+) -> None:
+    with registered():
+        run = train(Closed(seed=4), tmp_path / "run", refit=refit)
+        loaded = load_run(tmp_path / "run")
+    dataset = Dataset.load(stored)
+    # Not what the refitted model would give: that one has no validation purchase left.
+    expected = calibrate_conversion(Closed().fit(dataset), dataset.training, seed=4)
+    assert expected is not None
+    assert expected.converted == dataset.training.validation.nnz
+    assert run.calibration == loaded.calibration == expected
+    assert json.loads((tmp_path / "run" / CALIBRATION).read_text())["converted"] == 56
+
+
+def test_what_gives_no_evidence_has_no_calibration(
+    train: Callable[..., Run], make_dataset: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    assert train(small("popularity"), tmp_path / "rule").calibration is None
+    bare = make_dataset({"view": [(0, 1)], "buy": [(0, 0), (1, 1)]}, n_users=2, n_items=3)
+    few = train_run(bare, Closed(), tmp_path / "few", source=tmp_path)
+    assert few.calibration is None
+
+    class Silent(Closed):
+        def pair_evidence(self, users: Any, items: Any) -> PairEvidence:
+            raise CapabilityError("this variant has no estimator.")
+
+    assert train(Silent(), tmp_path / "silent").calibration is None
+    for name in ("rule", "few", "silent"):
+        assert not (tmp_path / name / CALIBRATION).exists()
+
+
+def test_damaged_calibrations(train: Callable[..., Run], tmp_path: Path) -> None:
+    with registered():
+        train(Closed(), tmp_path / "run")
+        file = tmp_path / "run" / CALIBRATION
+        record = json.loads(file.read_text())
+        for change, message in (
+            ({"schema_version": 99}, r"schema 99.*upgrade funnelrec"),
+            ({"surprise": 1}, "is damaged"),
+            ({"base_rate": 2.0}, "is damaged"),
+        ):
+            file.write_text(json.dumps({**record, **change}))
+            with pytest.raises(DataError, match=message):
+                load_run(tmp_path / "run")
+    # The record alone can be read whatever the model is.
+    assert load_record(tmp_path / "run").model == "closed"

@@ -7,14 +7,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from funnelrec.common.errors import DataError, UsageError
+from funnelrec.common.errors import CapabilityError, DataError, UsageError
 from funnelrec.common.files import make_folder, read_json, write_json
 from funnelrec.data.dataset import Dataset
+from funnelrec.evaluation.conversion import ConversionCalibration, calibrate_conversion
 from funnelrec.evaluation.evaluate import Evaluation, evaluate
+from funnelrec.evaluation.evidence import EvidenceModel
 from funnelrec.evaluation.masking import Split
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.models.base import FitOptions, Recommender, registry
@@ -24,6 +26,7 @@ from funnelrec.training.progress import ProgressStyle
 RECORD = "run.json"
 MODEL = "model.safetensors"
 HISTORY = "history.json"
+CALIBRATION = "calibration.json"
 CHECKPOINT = "checkpoint.safetensors"
 SCHEMA_VERSION = 1
 
@@ -62,6 +65,7 @@ class Run:
     model: Recommender[Any]
     dataset: Dataset
     history: History | None
+    calibration: ConversionCalibration | None = None
 
     def evaluate(self, **arguments: Any) -> Evaluation:
         """Return :func:`funnelrec.evaluation.evaluate` of the run; arguments are its options.
@@ -105,6 +109,9 @@ def train_run(
     A run that was killed goes on from its last checkpoint when called again with the same
     arguments; the result is the one of an uninterrupted run.
 
+    A model that gives evidence on touched pairs is calibrated on the validation pairs before any
+    refit, which uses them up; a refitted run keeps the calibration of its selection.
+
     Parameters
     ----------
     dataset
@@ -145,6 +152,7 @@ def train_run(
     final = _options(out / f"refit-{CHECKPOINT}", progress, checkpoint_seconds)
     model.fit(dataset, selection)
     history: History | None = getattr(model, "history", None)
+    calibration = _calibration(model, dataset)
     fitted = dataset
     if refit:
         fitted = dataset.with_validation_in_training()
@@ -169,12 +177,42 @@ def train_run(
     model.save(out / MODEL)
     if history is not None:
         write_json(out / HISTORY, history.model_dump(mode="json"))
+    if calibration is not None:
+        write_json(out / CALIBRATION, calibration.model_dump(mode="json"))
     # Written last: a folder with this file in it holds a whole run.
     write_json(out / RECORD, record.model_dump(mode="json"))
     for options in (selection, final):
         if options.checkpoint is not None:
             options.checkpoint.unlink(missing_ok=True)
-    return Run(out, record, model, fitted, history)
+    return Run(out, record, model, fitted, history, calibration)
+
+
+def load_record(path: str | Path) -> RunRecord:
+    """Return the record of the run stored at ``path``; neither model nor data are read.
+
+    Raises
+    ------
+    DataError
+        If the folder is no finished run.
+    """
+    path = Path(path)
+    if not (path / RECORD).is_file():
+        unfinished = " (training has not finished)" if any(path.glob(f"*{CHECKPOINT}")) else ""
+        raise DataError(
+            f"{path} is no finished run{unfinished}: there is no {RECORD} in it; "
+            "make one with: funnelrec train DATASET --model NAME --out RUN"
+        )
+    stored = read_json(path / RECORD)
+    version = stored.get("schema_version") if isinstance(stored, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise DataError(
+            f"{path} was written with schema {version}, this funnelrec reads up to "
+            f"{SCHEMA_VERSION}; upgrade funnelrec."
+        )
+    try:
+        return RunRecord.model_validate(stored)
+    except ValidationError as error:
+        raise DataError(f"{path / RECORD} is no record of a run: {error}.") from error
 
 
 def load_run(path: str | Path, *, dataset: str | Path | None = None, device: str = "auto") -> Run:
@@ -195,23 +233,7 @@ def load_run(path: str | Path, *, dataset: str | Path | None = None, device: str
         If the folder is no finished run, the data set is missing or is another one.
     """
     path = Path(path)
-    if not (path / RECORD).is_file():
-        unfinished = " (training has not finished)" if any(path.glob(f"*{CHECKPOINT}")) else ""
-        raise DataError(
-            f"{path} is no finished run{unfinished}: there is no {RECORD} in it; "
-            "make one with: funnelrec train DATASET --model NAME --out RUN"
-        )
-    stored = read_json(path / RECORD)
-    version = stored.get("schema_version") if isinstance(stored, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise DataError(
-            f"{path} was written with schema {version}, this funnelrec reads up to "
-            f"{SCHEMA_VERSION}; upgrade funnelrec."
-        )
-    try:
-        record = RunRecord.model_validate(stored)
-    except ValidationError as error:
-        raise DataError(f"{path / RECORD} is no record of a run: {error}.") from error
+    record = load_record(path)
     place = Path(dataset) if dataset is not None else Path(record.dataset)
     if not place.exists():
         raise DataError(
@@ -227,13 +249,40 @@ def load_run(path: str | Path, *, dataset: str | Path | None = None, device: str
         data = data.with_validation_in_training()
     model = registry.get(record.model)(record.config, seed=record.seed, device=device)
     model.restore(path / MODEL, data)
-    history = None
-    if (path / HISTORY).is_file():
-        try:
-            history = History.model_validate(read_json(path / HISTORY))
-        except ValidationError as error:
-            raise DataError(f"{path / HISTORY} is damaged: {error}.") from error
-    return Run(path, record, model, data, history)
+    history = _stored(path / HISTORY, History)
+    calibration = _stored(path / CALIBRATION, ConversionCalibration)
+    return Run(path, record, model, data, history, calibration)
+
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+
+def _stored(path: Path, kind: type[RecordT]) -> RecordT | None:
+    """Return the record in a file of a run, or None where the run has no such file."""
+    if not path.is_file():
+        return None
+    stored = read_json(path)
+    version = stored.get("schema_version") if isinstance(stored, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise DataError(
+            f"{path} was written with schema {version}, this funnelrec reads up to "
+            f"{SCHEMA_VERSION}; upgrade funnelrec."
+        )
+    try:
+        return kind.model_validate(stored)
+    except ValidationError as error:
+        raise DataError(f"{path} is damaged: {error}.") from error
+
+
+def _calibration(model: Recommender[Any], dataset: Dataset) -> ConversionCalibration | None:
+    """Return what validation says of the model's evidence; None where there is none."""
+    if not isinstance(model, EvidenceModel):
+        return None
+    try:
+        return calibrate_conversion(model, dataset.training, seed=model.seed)
+    except CapabilityError:
+        # A variant of the model, or data without auxiliary behaviors, may leave it out.
+        return None
 
 
 def _options(checkpoint: Path, progress: ProgressStyle, seconds: float) -> FitOptions:
