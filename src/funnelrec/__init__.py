@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from funnelrec.evaluation import evaluate
     from funnelrec.models import create_model, model_names
+    from funnelrec.serving import explain, hesitations
 
 _PUBLIC = {
     "Dataset": "funnelrec.data",
@@ -36,6 +37,8 @@ _PUBLIC = {
     "evaluate": "funnelrec.evaluation",
     "create_model": "funnelrec.models",
     "model_names": "funnelrec.models",
+    "explain": "funnelrec.serving",
+    "hesitations": "funnelrec.serving",
 }
 
 __all__ = [
@@ -45,6 +48,8 @@ __all__ = [
     "create_model",
     "diagnose",
     "evaluate",
+    "explain",
+    "hesitations",
     "model_names",
     "prepare",
     "read_events",
