@@ -12,8 +12,8 @@ import funnelrec as package
 from funnelrec.common.errors import FunnelrecError, TrainingDivergedError
 
 COMMANDS = (
-    *("simulate", "prepare", "diagnose", "tune", "train"),
-    *("evaluate", "recommend", "models", "demo"),
+    *("simulate", "prepare", "diagnose", "tune", "train", "evaluate", "recommend"),
+    *("hesitations", "explain", "models", "demo"),
 )
 
 

@@ -16,6 +16,8 @@ from funnelrec.cli import (
     demo,
     diagnose,
     evaluate,
+    explain,
+    hesitations,
     models,
     prepare,
     recommend,
@@ -163,5 +165,17 @@ def _root(
         typer.echo(ctx.get_help())
 
 
-for _module in (simulate, prepare, diagnose, tune, train, evaluate, recommend, models, demo):
+for _module in (
+    simulate,
+    prepare,
+    diagnose,
+    tune,
+    train,
+    evaluate,
+    recommend,
+    hesitations,
+    explain,
+    models,
+    demo,
+):
     app.command(_module.NAME, epilog=_module.EXAMPLES)(_module.command)

@@ -66,6 +66,7 @@ def command(
 
     from funnelrec.common.config import parse_assignments
     from funnelrec.data.dataset import Dataset
+    from funnelrec.evaluation.evidence import EvidenceModel
     from funnelrec.models import create_model
     from funnelrec.models.runs import CHECKPOINT, RECORD, train_run
 
@@ -96,6 +97,16 @@ def command(
         say(f"note: {note}", stderr=True)
     if refit:
         say("refitted on training plus validation pairs")
+    if isinstance(run.model, EvidenceModel):
+        scale = None if run.calibration is None else run.calibration.confidence
+        say(
+            "confidence: not calibrated, too few validation purchases of touched items"
+            if scale is None
+            else f"confidence calibrated on validation: ECE {scale.before.ece:.4f} -> "
+            f"{scale.after.ece:.4f}, Brier {scale.before.brier:.4f} -> {scale.after.brier:.4f}"
+        )
     say(f"seconds: {record.seconds:.1f}")
     say(f"run: {out}")
     say(f"next: funnelrec evaluate {out}")
+    if isinstance(run.model, EvidenceModel):
+        say(f"next: funnelrec hesitations {out} --out hesitations.parquet")

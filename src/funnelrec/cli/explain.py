@@ -1,0 +1,57 @@
+"""``funnelrec explain``: what one user hesitates over, and what was bought instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from funnelrec.cli.output import examples, frame_table, print_json, say, show
+
+NAME = "explain"
+EXAMPLES = examples(
+    "funnelrec explain runs/charm --user u00042",
+    "funnelrec explain runs/charm --user u00042 --out u00042.html",
+    "funnelrec explain runs/charm --user u00042 --json",
+)
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by funnelrec train.")],
+    user: Annotated[str, typer.Option(metavar="ID", help="The user.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write: .json, .png, or .html, a page that opens offline."),
+    ] = None,
+    candidates: Annotated[
+        int, typer.Option(metavar="N", help="Touched, not bought items shown, best first.")
+    ] = 8,
+    competitors: Annotated[
+        int, typer.Option(metavar="N", help="Purchases shown for each, strongest evidence first.")
+    ] = 6,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
+    ] = False,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Where the data set is now, if it has moved.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to score.")] = "auto",
+) -> None:
+    """Show the items a user touched and did not buy, weighed before and after what was bought."""
+    from funnelrec.evaluation.conversion import NO_CALIBRATION
+    from funnelrec.serving.explanation import check_explanation_path, explain
+    from funnelrec.serving.hesitations import load_evidence_run
+
+    if out is not None:
+        check_explanation_path(out)
+    loaded = load_evidence_run(run, dataset=dataset, device=device)
+    if loaded.calibration is None:
+        say(f"note: {NO_CALIBRATION}", stderr=True)
+    found = explain(loaded, user, candidates=candidates, competitors=competitors)
+    if out is not None:
+        say(f"explanation: {found.save(out)}", stderr=as_json)
+    if as_json:
+        print_json(found.to_dict())
+    elif out is None:
+        show(frame_table(found.summary()))
