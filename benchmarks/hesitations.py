@@ -134,10 +134,10 @@ def measure(folder: Path, top: int | None) -> dict[str, Any]:
     """Write the table of the run in ``folder`` and return what that took."""
     began = time.perf_counter()
     run = load_run(folder / "run", device="cpu")
-    loaded = time.perf_counter()
+    loaded, spent = time.perf_counter(), time.process_time()
     out = folder / "hesitations.parquet"
     summary = write_hesitations(out, run, top=top)
-    seconds = time.perf_counter() - loaded
+    seconds, spent = time.perf_counter() - loaded, time.process_time() - spent
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "model": run.record.model,
@@ -147,6 +147,7 @@ def measure(folder: Path, top: int | None) -> dict[str, Any]:
         "calibrated": run.calibration is not None,
         "load_seconds": round(loaded - began, 2),
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(spent, 2),
         "pairs_per_second": round(summary.considered / seconds),
         "peak_memory_gib": round(peak / 2**30, 2),
         "file_mib": round(out.stat().st_size / 2**20, 1),

@@ -23,10 +23,10 @@ import torch
 
 from funnelrec.comparison.hesitation_study import TASKS, hesitation_study
 from funnelrec.data import prepare, read_events, simulate_shop
-from funnelrec.evaluation.conversion import calibrate_conversion
+from funnelrec.evaluation.conversion_calibration import calibrate_conversion
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.models import create_model
-from reproduction import PAGE, ROOT, SEEDS, _between, append, finished, key_of
+from reproduction import PAGE, ROOT, SEEDS, append, between, finished, key_of
 
 RESULTS = ROOT / "benchmarks/results/hesitations_shop.jsonl"
 
@@ -102,7 +102,7 @@ def _figure(row: Mapping[str, Any], scorer: str, signal: str, task: str, name: s
 def table() -> None:
     """Rewrite the table between the markers of the page."""
     rows = list(finished(RESULTS).values())
-    PAGE.write_text(_between(PAGE.read_text(), "hesitations shop", _lines(rows)))
+    PAGE.write_text(between(PAGE.read_text(), "hesitations shop", _lines(rows)))
 
 
 def _lines(rows: list[dict[str, Any]]) -> str:

@@ -80,9 +80,13 @@ class Closed(Recommender[ClosedSettings]):
             s = 1 / (1 + np.abs(items[mine][:, None] - bought))
             explained[mine] = 1 - np.prod(1 - s / np.sqrt(bought.size), axis=1)
             competitor[mine], evidence[mine] = bought[s.argmax(axis=1)], s.max(axis=1)
-        parts = (h, w, explained, w * (1 - explained))
         return PairEvidence(
-            *(part.astype(np.float32) for part in parts), competitor, evidence.astype(np.float32)
+            score=h.astype(np.float32),
+            confidence=w.astype(np.float32),
+            explained=explained.astype(np.float32),
+            weight=(w * (1 - explained)).astype(np.float32),
+            competitor=competitor,
+            competitor_evidence=evidence.astype(np.float32),
         )
 
     def competitor_table(self, user: int, items: Any) -> CompetitorTable:

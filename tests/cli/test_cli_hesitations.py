@@ -64,7 +64,8 @@ def test_users_without_a_file_are_printed(run: Path) -> None:
     said = json.loads(funnelrec("hesitations", run, "--user", "u00007", "--json").stdout)
     first = hesitations(load_run(run), users=["u00007"]).row(0, named=True)
     assert said["rows"][0]["conversion"] == first["conversion"]
-    assert said["rows"][0]["first"] == first["first"].isoformat(timespec="microseconds")
+    assert said["rows"][0]["first"] == first["first"]
+    assert said["rows"][0]["behaviors"] == first["behaviors"]
 
 
 def test_the_reliability_diagram(run: Path, tmp_path: Path) -> None:

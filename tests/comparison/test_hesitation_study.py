@@ -37,8 +37,9 @@ class Oracle:
         labels = np.array([self.truth["/".join(pair)] for pair in names])
         wanted = np.isin(labels, ["hesitation", "substituted"]) ^ self.turned
         gone = (labels == "substituted") ^ self.turned
-        parts = [part.astype(np.float32) for part in (wanted, wanted, gone, wanted & ~gone)]
-        return PairEvidence(*parts, np.full(len(users), 0), gone.astype(np.float32))
+        left = wanted & ~gone
+        w, r, weight = (part.astype(np.float32) for part in (wanted, gone, left))
+        return PairEvidence(w, w, r, weight, np.full(len(users), 0), r)
 
     def competitor_table(self, user: int, items: Any) -> CompetitorTable:
         raise NotImplementedError

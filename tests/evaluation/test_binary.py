@@ -74,6 +74,7 @@ def test_bins_hold_every_pair_once_and_never_part_equals(
     table = reliability(scores, true, bins=bins)
     assert 1 <= len(table) <= min(bins, len(set(scores)))
     assert sum(b.pairs for b in table) == len(pairs)
+    assert all(b.pairs >= len(pairs) / bins / 2 for b in table)
     assert sum(b.pairs * b.observed for b in table) == pytest.approx(sum(true))
     assert sum(b.pairs * b.predicted for b in table) == pytest.approx(sum(scores))
     assert all(a.predicted < b.predicted for a, b in pairwise(table))

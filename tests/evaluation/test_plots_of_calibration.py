@@ -7,7 +7,7 @@ import pytest
 from evidence_models import Closed
 from funnelrec.common.errors import UsageError
 from funnelrec.data.dataset import Dataset
-from funnelrec.evaluation.conversion import ConversionCalibration, calibrate_conversion
+from funnelrec.evaluation.conversion_calibration import ConversionCalibration, calibrate_conversion
 from funnelrec.evaluation.plots import reliability_figure, save_reliability_plot
 
 

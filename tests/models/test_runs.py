@@ -15,7 +15,7 @@ import torch
 from evidence_models import Closed, registered
 from funnelrec.common.errors import CapabilityError, DataError, TrainingDivergedError, UsageError
 from funnelrec.data import Dataset, prepare, read_events, simulate_shop
-from funnelrec.evaluation.conversion import calibrate_conversion
+from funnelrec.evaluation.conversion_calibration import calibrate_conversion
 from funnelrec.evaluation.evidence import PairEvidence
 from funnelrec.models import Recommender, create_model
 from funnelrec.models.runs import (

@@ -14,7 +14,7 @@ import pytest
 from evidence_models import Closed, registered, slow_evidence
 from funnelrec.common.errors import CapabilityError, ConfigError, UsageError
 from funnelrec.data.dataset import Dataset
-from funnelrec.evaluation.conversion import calibrate_conversion
+from funnelrec.evaluation.conversion_calibration import calibrate_conversion
 from funnelrec.models import create_model
 from funnelrec.models.runs import train_run
 from funnelrec.serving import hesitation_blocks, hesitations, write_hesitations

@@ -39,7 +39,7 @@ def command(
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to score.")] = "auto",
 ) -> None:
     """Show the items a user touched and did not buy, weighed before and after what was bought."""
-    from funnelrec.evaluation.conversion import NO_CALIBRATION
+    from funnelrec.evaluation.conversion_calibration import NO_CALIBRATION
     from funnelrec.serving.explanation import check_explanation_path, explain
     from funnelrec.serving.hesitations import load_evidence_run
 

@@ -74,7 +74,7 @@ def command(
     Labels: hesitation (worth a reminder), substituted (a purchase explains it away) and weak
     interest. A conversion is the probability of being the user's next purchase.
     """
-    from funnelrec.evaluation.conversion import NO_CALIBRATION
+    from funnelrec.evaluation.conversion_calibration import NO_CALIBRATION
     from funnelrec.evaluation.plots import check_plot_path, save_reliability_plot
     from funnelrec.serving.hesitations import (
         Thresholds,

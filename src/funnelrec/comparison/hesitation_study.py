@@ -103,7 +103,7 @@ def labelled_pairs(shop: SimulatedShop, data: TrainingData) -> LabelledPairs:
     kept = (label != PURCHASED).to_numpy()
 
     def part(*names: str) -> npt.NDArray[np.bool_]:
-        return label.is_in(list(names)).to_numpy()[kept]
+        return np.asarray(label.is_in(list(names)).to_numpy()[kept], dtype=np.bool_)
 
     return LabelledPairs(
         users=users[kept],

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from funnelrec.evaluation.candidates import SampledCandidates
+from funnelrec.evaluation.conversion_calibration import (
+    ConversionCalibration,
+    calibrate_conversion,
+)
 from funnelrec.evaluation.evaluate import Evaluation, RankingValidator, evaluate
 from funnelrec.evaluation.evidence import CompetitorTable, EvidenceModel, PairEvidence
 from funnelrec.evaluation.masking import MASKS, masked_pairs, resolve_masks
@@ -26,6 +30,7 @@ __all__ = [
     "SLICES",
     "UNREACHABLE",
     "CompetitorTable",
+    "ConversionCalibration",
     "Evaluation",
     "EvidenceModel",
     "HeldOutRanker",
@@ -35,6 +40,7 @@ __all__ = [
     "Ranks",
     "SampledCandidates",
     "Scorer",
+    "calibrate_conversion",
     "current_versions",
     "evaluate",
     "iter_top_k",

@@ -17,6 +17,7 @@ BoolArray = npt.NDArray[np.bool_]
 BINS = 10
 _Z95 = 1.959963984540054  # standard normal quantile of .975
 _LEAST = 1e-15
+_ROUNDING = 1e-6  # of a pair
 
 
 class ReliabilityBin(BaseModel):
@@ -162,7 +163,8 @@ def reliability(
 ) -> tuple[ReliabilityBin, ...]:
     """Return predicted beside observed shares, in bins of about equal mass.
 
-    Equal probabilities always share a bin, so there may be fewer bins than asked for.
+    Equal probabilities always share a bin, so there may be fewer bins than asked for; none has
+    less than half of the equal mass.
 
     Parameters
     ----------
@@ -186,11 +188,16 @@ def reliability(
     values, true = checked_outcomes(probabilities, outcomes)
     order = np.argsort(values, kind="stable")
     values, true = values[order], true[order]
-    ties = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
-    # A group of equal values belongs where its middle falls.
-    middle = (ties + np.r_[ties[1:], values.size]) / 2
-    number = np.floor(middle * bins / values.size).astype(np.int64)
-    starts = ties[np.flatnonzero(np.r_[True, number[1:] != number[:-1]])]
+    edges = np.r_[np.flatnonzero(values[1:] != values[:-1]) + 1, values.size]
+    mass = values.size / bins
+    starts = [0]
+    while True:
+        # To the first change of value that fills the bin; a small rest joins the last one.
+        full = min(starts[-1] + mass, values.size) - _ROUNDING
+        stop = int(edges[np.searchsorted(edges, full)])
+        if values.size - stop < mass / 2:
+            break
+        starts.append(stop)
     pairs = np.diff(np.r_[starts, values.size])
     predicted = np.add.reduceat(values, starts) / pairs
     observed = np.add.reduceat(true.astype(np.float64), starts) / pairs

@@ -13,7 +13,7 @@ from funnelrec.common.errors import UsageError
 from funnelrec.common.files import atomic_path
 from funnelrec.common.optional import require
 from funnelrec.evaluation.binary import ProbabilityQuality
-from funnelrec.evaluation.conversion import ConversionCalibration
+from funnelrec.evaluation.conversion_calibration import ConversionCalibration
 
 PLOT_SUFFIXES = (".png", ".html")
 _ORANGE, _BLUE, _INK, _GRID = "#E69F00", "#0072B2", "#333333", "#DDDDDD"

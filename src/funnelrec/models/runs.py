@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from funnelrec.common.errors import CapabilityError, DataError, UsageError
 from funnelrec.common.files import make_folder, read_json, write_json
 from funnelrec.data.dataset import Dataset
-from funnelrec.evaluation.conversion import ConversionCalibration, calibrate_conversion
+from funnelrec.evaluation.conversion_calibration import ConversionCalibration, calibrate_conversion
 from funnelrec.evaluation.evaluate import Evaluation, evaluate
 from funnelrec.evaluation.evidence import EvidenceModel
 from funnelrec.evaluation.masking import Split

@@ -13,7 +13,7 @@ from funnelrec.common.columns import ITEM, USER
 from funnelrec.common.errors import UsageError
 from funnelrec.common.files import write_json
 from funnelrec.data.dataset import Dataset
-from funnelrec.evaluation.conversion import ConversionCalibration
+from funnelrec.evaluation.conversion_calibration import ConversionCalibration
 from funnelrec.models.base import Recommender
 from funnelrec.models.runs import Run
 from funnelrec.serving.hesitations import EvidenceSource, Thresholds, hesitations, plain_rows

@@ -21,7 +21,7 @@ from funnelrec.common.files import atomic_path
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.data.interactions import LongArray
 from funnelrec.data.touched import BLOCK, TouchedPairs, touched_not_bought
-from funnelrec.evaluation.conversion import ConversionCalibration, calibrate_conversion
+from funnelrec.evaluation.conversion_calibration import ConversionCalibration, calibrate_conversion
 from funnelrec.evaluation.evidence import EvidenceModel, PairEvidence
 from funnelrec.models.base import Recommender, registry
 from funnelrec.models.runs import Run, load_record, load_run
@@ -86,7 +86,6 @@ class HesitationSummary:
 class EvidenceSource:
     """A fitted model, the data whose pairs it judges, and what its numbers are worth."""
 
-    model: Any
     evidence: EvidenceModel
     data: TrainingData
     dates: bool
@@ -109,7 +108,7 @@ class EvidenceSource:
             If the model was made for other users or items than the data set has.
         """
         model = source.model if isinstance(source, Run) else source
-        check_evidence(model)
+        evidence = check_evidence(model)
         if isinstance(source, Run):
             dataset = source.dataset if dataset is None else dataset
             calibration = source.calibration if calibration is None else calibration
@@ -120,9 +119,9 @@ class EvidenceSource:
                 f"made for {model.n_users} and {model.n_items}; give the data set it was fitted on."
             )
         if not isinstance(source, Run) and calibration is None:
-            calibration = calibrate_conversion(model, data, seed=model.seed)
+            calibration = calibrate_conversion(evidence, data, seed=model.seed)
         dates = dataset is not None and dataset.manifest.timestamp_unit == "us"
-        return cls(model, model, data, dates, calibration)
+        return cls(evidence, data, dates, calibration)
 
     def numbers(self, users: Iterable[Any] | pl.Series | None) -> LongArray | None:
         """Return the dense numbers of external identifiers, each once; None for everybody.
@@ -149,8 +148,8 @@ class EvidenceSource:
         return numbers[np.sort(np.unique(numbers, return_index=True)[1])]
 
 
-def check_evidence(model: object) -> None:
-    """Refuse a model that cannot tell hesitation from substitution.
+def check_evidence(model: object) -> EvidenceModel:
+    """Return the model if it can tell hesitation from substitution, else refuse it.
 
     Raises
     ------
@@ -163,6 +162,7 @@ def check_evidence(model: object) -> None:
             f"{name} gives no evidence of hesitation or substitution on single pairs; train a "
             "model that does, such as charm."
         )
+    return model
 
 
 def load_evidence_run(
@@ -292,21 +292,17 @@ def hesitation_blocks(
         none = np.empty(0, np.int64)
         dates = none if where.data.has_timestamps else None
         nothing = TouchedPairs(none, none, none, none, dates, dates)
-        empty = np.empty(0, np.float32)
-        yield frame_of(where, nothing, PairEvidence(*[empty] * 4, none, empty), marks), 0
+        unscored = np.empty(0, np.float32)
+        unseen = PairEvidence(unscored, unscored, unscored, unscored, none, unscored)
+        yield frame_of(where, nothing, unseen, marks), 0
         for pairs in touched_not_bought(where.data, numbers, block=block):
             found = where.evidence.pair_evidence(pairs.users, pairs.items)
             order = best_first(where, pairs, found)
             kept = order[found.confidence[order] >= min_confidence]
             if top is not None:
                 kept = kept[_place_in_row(pairs.users[kept]) < top]
-            if kept.size:
-                yield (
-                    frame_of(where, _taken(pairs, kept), _evidence(found, kept), marks),
-                    len(pairs),
-                )
-            else:
-                yield frame_of(where, nothing, _evidence(found, kept), marks), len(pairs)
+            frame = frame_of(where, _taken(pairs, kept), _evidence(found, kept), marks)
+            yield frame, len(pairs)
 
     return parts()
 
@@ -455,7 +451,12 @@ def _place_in_row(users: LongArray) -> LongArray:
 
 def _taken(pairs: TouchedPairs, kept: LongArray) -> TouchedPairs:
     return TouchedPairs(
-        **{name: None if part is None else part[kept] for name, part in vars(pairs).items()}
+        users=pairs.users[kept],
+        items=pairs.items[kept],
+        behaviors=pairs.behaviors[kept],
+        counts=pairs.counts[kept],
+        first=None if pairs.first is None else pairs.first[kept],
+        last=None if pairs.last is None else pairs.last[kept],
     )
 
 

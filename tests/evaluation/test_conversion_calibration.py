@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from evidence_models import Closed, score, slow_evidence
 from funnelrec.common.errors import UsageError
 from funnelrec.data.dataset import Dataset
-from funnelrec.evaluation.conversion import ConversionCalibration, calibrate_conversion
+from funnelrec.evaluation.conversion_calibration import ConversionCalibration, calibrate_conversion
 
 N_USERS, N_ITEMS = 80, 40
 
