@@ -1,0 +1,234 @@
+"""SimGCL: LightGCN, and two noisy encodings of one graph told to agree on who is who."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from funnelrec.common.config import Config
+from funnelrec.common.random import derived_seed
+from funnelrec.data.dataset import TrainingData
+from funnelrec.graph.propagation import propagate, row_normalize, sparse_product
+from funnelrec.models.base import register
+from funnelrec.models.gradient import (
+    EmbeddingNetwork,
+    EmbeddingRecommender,
+    GradientSettings,
+    Graphs,
+    Init,
+    table,
+)
+from funnelrec.models.space import Range, SearchSpace
+from funnelrec.objectives.bpr import bpr
+from funnelrec.objectives.contrastive import info_nce
+from funnelrec.objectives.regularization import l2_of_rows
+from funnelrec.training.sampling import PairSampler, Triples
+
+
+class SimGCLSettings(GradientSettings):
+    """Settings of SimGCL."""
+
+    layers: int = Field(2, ge=1, description="Propagation layers K; layer 0 is not averaged.")
+    cl_weight: float = Field(
+        0.02,
+        ge=0,
+        description="lambda of the contrastive term, a mean over its anchors: tune it. Releases "
+        "differ in what they add up, so their numbers are not comparable; at 0.05 and above a "
+        "tiny shop learns nothing, because telling users apart outweighs their purchases.",
+    )
+    eps: float = Field(0.1, ge=0, description="Length of the noise added to a row in every layer.")
+    temperature: float = Field(0.2, gt=0, description="tau of the contrastive term.")
+    l2: float = Field(1e-4, ge=0, description="Weight of the L2 term.")
+    l2_rows: Literal["ego", "propagated"] = Field(
+        "ego",
+        description="Rows under the L2 term: the embedding rows of a batch (paper) or the "
+        "propagated ones (release).",
+    )
+    init: Init = Field("xavier", description="Xavier, or normal with standard deviation 0.1.")
+
+
+@dataclass(frozen=True)
+class NoisyTriples(Triples):
+    """A batch of triples and the seed of the noise it is encoded under."""
+
+    noise: int
+
+    def to(self, device: torch.device) -> NoisyTriples:
+        """Return the batch on ``device``."""
+        moved = super().to(device)
+        return NoisyTriples(moved.users, moved.positives, moved.negatives, self.noise)
+
+
+class NoisySampler:
+    """Gives every batch of another sampler a noise seed of its own.
+
+    The seed depends on epoch and place alone, so a resumed run sees the noise of an
+    uninterrupted one.
+    """
+
+    def __init__(self, pairs: PairSampler, *, seed: int) -> None:
+        self._pairs, self._seed = pairs, seed
+
+    @property
+    def n_batches(self) -> int:
+        """Batches per epoch."""
+        return self._pairs.n_batches
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the sampler leaves out, in sentences."""
+        return self._pairs.notes
+
+    def epoch(self, number: int) -> Iterator[NoisyTriples]:
+        """Yield the batches of epoch ``number``."""
+        for place, batch in enumerate(self._pairs.epoch(number)):
+            noise = derived_seed(self._seed, "noise", number, place)
+            yield NoisyTriples(batch.users, batch.positives, batch.negatives, noise)
+
+
+class SimGCLNetwork(EmbeddingNetwork):
+    """One table and one graph, encoded once clean and twice under noise."""
+
+    def __init__(
+        self, config: SimGCLSettings, data: TrainingData, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.graphs = Graphs({data.target: data.purchases})
+        self.users = table(data.n_users, config.dim, config.init, generator)
+        self.items = table(data.n_items, config.dim, config.init, generator)
+
+    def loss(self, batch: NoisyTriples) -> Mapping[str, Tensor]:
+        """Return the BPR term of the clean encoder, the contrastive and the L2 term."""
+        config = self.config
+        all_users, all_items = self.embeddings()
+        users = all_users[batch.users]
+        positives, negatives = all_items[batch.positives], all_items[batch.negatives]
+        ego = (
+            self.users[batch.users],
+            self.items[batch.positives],
+            self.items[batch.negatives],
+        )
+        propagated = (users, positives, negatives)
+        return {
+            "bpr": bpr((users * positives).sum(1), (users * negatives).sum(1)),
+            "contrast": config.cl_weight * self._contrast(all_users, all_items, batch),
+            "l2": config.l2 * l2_of_rows(*(ego if config.l2_rows == "ego" else propagated)),
+        }
+
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        """Return the mean of layers 1 to K, without noise."""
+        layers = self.config.layers
+        users, items = propagate(
+            self.graphs.all, self.users, self.items, layers=layers, combine="sum"
+        )
+        return (users[0] - self.users) / layers, (items[0] - self.items) / layers
+
+    def _contrast(self, users: Tensor, items: Tensor, batch: NoisyTriples) -> Tensor:
+        """Return the contrastive loss of the distinct users and positive items of a batch."""
+        generator = torch.Generator(users.device).manual_seed(batch.noise)
+        first, second = (self.shifts(generator) for _ in range(2))
+        total = users.new_zeros(())
+        for clean, place, numbers in ((users, 0, batch.users), (items, 1, batch.positives)):
+            # Named twice, a row would be its own negative.
+            anchors: Tensor = torch.unique(numbers)
+            rows = clean[anchors]
+            total = total + info_nce(
+                rows + first[place][anchors],
+                rows + second[place][anchors],
+                temperature=self.config.temperature,
+                symmetric=False,
+            )
+        return total
+
+    @torch.no_grad()
+    def shifts(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return how far one noisy encoding lies from the clean one, for users and for items.
+
+        Noise is added to every layer and goes on to the next. It depends on the embeddings by
+        their signs only, so the gradient of a noisy encoding is that of the clean one, and one
+        backward pass serves all three.
+        """
+        clean: tuple[Tensor, Tensor] = (self.users, self.items)
+        noisy = clean
+        totals = (torch.zeros_like(self.users), torch.zeros_like(self.items))
+        for _ in range(self.config.layers):
+            clean = self._layer(clean)
+            users, items = self._layer(noisy)
+            noisy = (self._noised(users, generator), self._noised(items, generator))
+            for total, with_noise, without in zip(totals, noisy, clean, strict=True):
+                total += with_noise - without
+        layers = self.config.layers
+        return totals[0] / layers, totals[1] / layers
+
+    def _layer(self, layer: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        (graph,) = self.graphs.all
+        users, items = layer
+        return (
+            sparse_product(graph.to_users, graph.to_items, items),
+            sparse_product(graph.to_items, graph.to_users, users),
+        )
+
+    def _noised(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        drawn = torch.rand(rows.shape, generator=generator, device=rows.device, dtype=rows.dtype)
+        return rows + self.config.eps * rows.sign() * row_normalize(drawn)
+
+
+@register
+class SimGCL(EmbeddingRecommender[SimGCLSettings]):
+    r"""SimGCL on the target behavior alone.
+
+    With :math:`\hat A` as in LightGCN, the clean encoder averages layers 1 to K; a view v of two
+    adds noise to every layer:
+
+    .. math::
+        E^{(k)} &= \hat A E^{(k-1)}, \qquad E = \frac1K \sum_{k=1}^{K} E^{(k)}, \qquad
+        s_{ui} = e_u^T e_i \\
+        H_v^{(k)} &= G + \epsilon\, \text{sign}(G) \odot n_v^{(k)}, \quad
+        G = \hat A H_v^{(k-1)}, \qquad Z_v = \frac1K \sum_{k=1}^{K} H_v^{(k)} \\
+        L &= L_{BPR}(E) + \lambda\, \big(\text{InfoNCE}(Z_1, Z_2; \tau)_{U_B}
+        + \text{InfoNCE}(Z_1, Z_2; \tau)_{I_B}\big) + \lambda_2 L_2
+
+    with H of shape (M + N, d), :math:`H_v^{(0)}` the table itself, each row of n uniform in the
+    positive orthant and of length 1, and U_B, I_B the distinct users and positive items of a
+    batch. The positive is part of the denominator; anchors come from the first view only.
+
+    Reference: Yu, Yin, Xia, Chen, Cui, Nguyen, "Are Graph Augmentations Necessary? Simple Graph
+    Contrastive Learning for Recommendation", SIGIR 2022; releases Coder-Yu/QRec (TensorFlow) and
+    Coder-Yu/SELFRec (PyTorch).
+
+    Departures: both terms are means, as in SELFRec (QRec adds both up, RecBole-GNN only the
+    contrastive one, so one lambda means three things). L2 is the squared length over the batch,
+    on embedding rows as in the paper; ``preset="release"`` takes the propagated rows, as both
+    releases do, squared as QRec does, where SELFRec takes unsquared lengths. As layer 0 is left
+    out, users and items without a purchase have the embedding 0, the score 0 and no noise.
+    """
+
+    name = "simgcl"
+    summary = "Graph propagation on the target behavior, noisy views contrasted."
+    reference = "Yu et al., SIGIR 2022"
+    Settings: ClassVar[type[Config]] = SimGCLSettings
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "release": {"cl_weight": 0.5, "l2_rows": "propagated", "epochs": 20},
+    }
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": Range(3e-4, 1e-2, log=True),
+        "l2": Range(1e-6, 1e-1, log=True),
+        "layers": Range(1, 3),
+        "cl_weight": Range(0.01, 1.0, log=True),
+        "eps": Range(0.03, 0.3, log=True),
+    }
+
+    def network(self, data: TrainingData, generator: torch.Generator) -> SimGCLNetwork:
+        """Return a freshly drawn table over the purchase graph."""
+        return SimGCLNetwork(self.config, data, generator)
+
+    def sampler(self, data: TrainingData) -> NoisySampler:
+        """Return shuffled training purchases with one negative and noise of their own."""
+        pairs = PairSampler(data.purchases, batch_size=self.config.batch_size, seed=self.seed)
+        return NoisySampler(pairs, seed=self.seed)
