@@ -29,6 +29,7 @@ from funnelrec.models.runs import Run, load_record, load_run
 Label = Literal["hesitation", "substituted", "weak_interest"]
 LABELS: tuple[Label, ...] = get_args(Label)
 
+_REPEATING = [USER, ITEM, "behaviors.list.element", "competitor_id", "label"]
 # A probability that was pooled to the base rate itself may miss it by rounding.
 _ROUNDING = 1e-9
 
@@ -336,7 +337,9 @@ def write_hesitations(
     labelled = False
     with atomic_path(path) as temporary:
         first, _ = next(blocks)
-        with pq.ParquetWriter(temporary, _arrow(first).schema) as writer:
+        schema = _arrow(first).schema
+        # Dictionaries pay for what repeats; to look for repeats among measured numbers takes long.
+        with pq.ParquetWriter(temporary, schema, use_dictionary=_REPEATING) as writer:
             for frame, seen in blocks:
                 considered += seen
                 if not frame.height:
