@@ -80,10 +80,8 @@ def test_pairs_are_those_of_the_truth_and_of_training() -> None:
     }
     bought = set(zip(data.purchases.users, data.purchases.items, strict=True))
     touched = set(zip(data.touched.users, data.touched.items, strict=True)) - bought
-    names = {
-        pair: (data.user_ids.decode([pair[0]])[0], data.item_ids.decode([pair[1]])[0])
-        for pair in touched
-    }
+    user_ids, item_ids = data.user_ids.values.to_list(), data.item_ids.values.to_list()
+    names = {(user, item): (user_ids[user], item_ids[item]) for user, item in touched}
     kept = sorted(pair for pair in touched if truth[names[pair]][0] != "purchased")
     assert list(zip(pairs.users, pairs.items, strict=True)) == kept
     assert pairs.left_out == len(touched) - len(kept) > 0
@@ -92,7 +90,7 @@ def test_pairs_are_those_of_the_truth_and_of_training() -> None:
         assert pairs.hesitation[place] == (label == "hesitation")
         assert pairs.substituted[place] == (label == "substituted")
         assert pairs.not_interested[place] == (label in ("weak_interest", "noise"))
-        known = rival is not None and (pair[0], int(data.item_ids.encode([rival])[0])) in bought
+        known = rival in item_ids and (pair[0], item_ids.index(rival)) in bought
         assert pairs.competitor_known[place] == known
     assert 0 < (pairs.competitor_known & pairs.substituted).sum() < pairs.substituted.sum()
 
