@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from funnelrec.common.errors import ConfigError
-from funnelrec.graph import Adjacency, Combination, propagate, row_normalize, sparse_product
+from funnelrec.graph import (
+    Adjacency,
+    Combination,
+    propagate,
+    propagate_users,
+    row_normalize,
+    sparse_product,
+)
 from funnelrec.graph.propagation import propagate_composed
 
 COMBINATIONS: tuple[Combination, ...] = get_args(Combination)
@@ -348,3 +355,37 @@ def test_bad_arguments_are_refused(change: dict[str, Any], message: str) -> None
     with pytest.raises(ConfigError) as caught:
         propagate(users=users, items=items, **arguments)
     assert str(caught.value) == message
+
+
+@given(cases(), st.integers(0, 100))
+@settings(max_examples=60)
+def test_the_users_half_is_that_of_the_whole_at_any_order(case: Case, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(case.matrices), *case.users.shape)
+    weights = torch.randn(shape, generator=generator, dtype=torch.float64)
+    options: dict[str, Any] = {"layers": case.layers, "combine": case.combine}
+    results = []
+    for half in (True, False):
+        leaves = [case.users.clone().requires_grad_(), case.items.clone().requires_grad_()]
+        views = (
+            propagate_users(case.graphs, *leaves, **options)
+            if half
+            else propagate_composed(case.graphs, *leaves, **options)[0]
+        )
+        plain = torch.autograd.grad(
+            (views * weights).sum(), leaves, retain_graph=True, materialize_grads=True
+        )
+        # A loss that is not linear has second derivatives through its own gradient alone.
+        first = torch.autograd.grad(
+            (views**3).sum(), leaves, create_graph=True, materialize_grads=True
+        )
+        second = torch.autograd.grad(
+            torch.stack([(part**2).sum() for part in first]).sum(), leaves, materialize_grads=True
+        )
+        results.append((views, *plain, *second))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-10)
+
+
+def test_the_users_half_refuses_what_the_whole_refuses() -> None:
+    with pytest.raises(ConfigError, match="graphs must hold at least one graph"):
+        propagate_users([], torch.ones(1, 1), torch.ones(1, 1), layers=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -124,16 +124,123 @@ def propagate(
     ----------
     He et al., "LightGCN", SIGIR 2020, Eqs. 3-8.
     """
+    _check_arguments(graphs, layers, combine)
+    outputs: tuple[Tensor, Tensor] = _Propagation.apply(  # type: ignore[no-untyped-call]
+        tuple(graphs), layers, combine, normalize_layers, users, items
+    )
+    return outputs
+
+
+def propagate_users(
+    graphs: Sequence[Adjacency],
+    users: Tensor,
+    items: Tensor,
+    *,
+    layers: int,
+    combine: Combination = "mean",
+) -> Tensor:
+    """Return the users' half of what :func:`propagate` returns, for less.
+
+    The items of the last layer reach no user, so one product of each graph is spared, and one of
+    its gradient, and no table of items is kept.
+
+    Parameters
+    ----------
+    graphs, users, items, layers, combine
+        See :func:`propagate`.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(B, n_users, d)``.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`propagate`.
+    """
+    _check_arguments(graphs, layers, combine)
+    output: Tensor = _UserPropagation.apply(  # type: ignore[no-untyped-call]
+        tuple(graphs), layers, combine, users, items
+    )
+    return output
+
+
+class _UserPropagation(torch.autograd.Function):
+    """As _Propagation below, without the items of the last layer and without normalisation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        graphs: tuple[Adjacency, ...],
+        layers: int,
+        combine: Combination,
+        users: Tensor,
+        items: Tensor,
+    ) -> Tensor:
+        outputs = users.new_empty(len(graphs), *users.shape)
+        for total, graph in zip(outputs, graphs, strict=True):
+            total.copy_(users)
+            layer_users, layer_items = users, items
+            for layer in range(layers):
+                following = _multiply(graph.to_users, layer_items)
+                if layer < layers - 1:
+                    layer_items = _multiply(graph.to_items, layer_users)
+                layer_users = following
+                if combine != "last":
+                    total += layer_users
+            if combine == "last":
+                total.copy_(layer_users)
+        if combine == "mean":
+            outputs /= layers + 1
+        ctx.arguments = (graphs, layers, combine)
+        ctx.save_for_backward(users, items)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        graphs, layers, combine = ctx.arguments
+        (of_users,) = gradients
+        if torch.is_grad_enabled():
+            users, items = _leaves(ctx.saved_tensors)
+            outputs, _ = propagate_composed(graphs, users, items, layers=layers, combine=combine)
+            grads = torch.autograd.grad(
+                outputs, (users, items), of_users, create_graph=True, materialize_grads=True
+            )
+            return None, None, None, *grads
+        if combine == "mean":
+            of_users = of_users / (layers + 1)
+        users, items = ctx.saved_tensors
+        total_users, total_items = torch.zeros_like(users), torch.zeros_like(items)
+        for gradient, graph in zip(of_users, graphs, strict=True):
+            grad_users, grad_items = gradient, torch.zeros_like(items)
+            for layer in range(layers - 1, -1, -1):
+                following = _multiply(graph.to_items, grad_users)
+                if layer < layers - 1:
+                    grad_users = _multiply(graph.to_users, grad_items)
+                    if combine != "last":
+                        grad_users += gradient
+                else:
+                    grad_users = gradient if combine != "last" else torch.zeros_like(gradient)
+                grad_items = following
+            total_users += grad_users
+            total_items += grad_items
+        return None, None, None, total_users, total_items
+
+
+def _check_arguments(graphs: Sequence[Adjacency], layers: int, combine: str) -> None:
     if layers < 0:
         raise ConfigError(f"layers must be at least 0, got {layers}.")
     if combine not in ("mean", "sum", "last"):
         raise ConfigError(f"combine must be 'mean', 'sum' or 'last', got {combine!r}.")
     if not graphs:
         raise ConfigError("graphs must hold at least one graph, got none.")
-    outputs: tuple[Tensor, Tensor] = _Propagation.apply(  # type: ignore[no-untyped-call]
-        tuple(graphs), layers, combine, normalize_layers, users, items
-    )
-    return outputs
+
+
+def _leaves(saved: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Give the tensors in a form that a second derivative can be taken of."""
+    for tensor in saved:
+        yield tensor if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
 class _Propagation(torch.autograd.Function):
@@ -186,10 +293,7 @@ class _Propagation(torch.autograd.Function):
         of_users, of_items = gradients
         if torch.is_grad_enabled():
             # A second derivative is wanted: rebuild the graph from pieces autograd knows.
-            users, items = (
-                saved if saved.requires_grad else saved.detach().requires_grad_()
-                for saved in ctx.saved_tensors
-            )
+            users, items = _leaves(ctx.saved_tensors)
             outputs = propagate_composed(
                 graphs,
                 users,
