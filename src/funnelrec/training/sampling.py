@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -17,16 +17,48 @@ from funnelrec.data.interactions import Interactions, LongArray
 
 
 @dataclass(frozen=True)
+class Substitutes:
+    """Touched items that were not bought, and what the user bought instead.
+
+    Parameters
+    ----------
+    users, candidates
+        int64, shape ``(m,)``.
+    competitors
+        Purchases of each user, int64, shape ``(m, K)``.
+    """
+
+    users: Tensor
+    candidates: Tensor
+    competitors: Tensor
+
+    def to(self, device: torch.device) -> Substitutes:
+        """Return the pairs on ``device``."""
+        return Substitutes(
+            self.users.to(device), self.candidates.to(device), self.competitors.to(device)
+        )
+
+
+@dataclass(frozen=True)
 class Triples:
-    """A batch of (user, positive, negative), int64 tensors of shape ``(n,)``."""
+    """A batch of (user, positive, negative), int64 tensors of shape ``(n,)``.
+
+    ``substitutes`` belong to its users, where a sampler adds them.
+    """
 
     users: Tensor
     positives: Tensor
     negatives: Tensor
+    substitutes: Substitutes | None = field(default=None, kw_only=True)
 
     def to(self, device: torch.device) -> Triples:
         """Return the batch on ``device``."""
-        return Triples(self.users.to(device), self.positives.to(device), self.negatives.to(device))
+        return Triples(
+            self.users.to(device),
+            self.positives.to(device),
+            self.negatives.to(device),
+            substitutes=None if self.substitutes is None else self.substitutes.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -41,12 +73,15 @@ class BehaviorTriples:
         int64, shape ``(B, n)``; 0 where there is no triple.
     present
         bool, shape ``(B, n)``: whether the user has the behavior (and any item left to draw).
+    substitutes
+        Of these users, where a sampler adds them.
     """
 
     users: Tensor
     positives: Tensor
     negatives: Tensor
     present: Tensor
+    substitutes: Substitutes | None = field(default=None, kw_only=True)
 
     def to(self, device: torch.device) -> BehaviorTriples:
         """Return the batch on ``device``."""
@@ -55,6 +90,7 @@ class BehaviorTriples:
             self.positives.to(device),
             self.negatives.to(device),
             self.present.to(device),
+            substitutes=None if self.substitutes is None else self.substitutes.to(device),
         )
 
 
@@ -123,6 +159,39 @@ class NegativeDrawer:
         return np.where(allowed > 0, self._excluded.absent_items(users, ranks), 0)
 
 
+class RowDrawer:
+    """Draws items uniformly from those a user *has* in a set of pairs.
+
+    Parameters
+    ----------
+    pairs
+        What may be drawn.
+
+    Examples
+    --------
+    >>> bought = Interactions.from_pairs([0, 0], [1, 3], n_users=2, n_items=4)
+    >>> drawer = RowDrawer(bought)
+    >>> places = drawer.draw(np.array([0, 0, 1]), np.random.default_rng(0))
+    >>> drawer.items(places)[places >= 0].tolist(), places.tolist()[2]
+    ([3, 3], -1)
+    """
+
+    def __init__(self, pairs: Interactions) -> None:
+        self._pairs = pairs
+
+    def draw(self, users: LongArray, rng: np.random.Generator) -> LongArray:
+        """Return for each user the place of one of its pairs, -1 for a user without any."""
+        degrees = self._pairs.user_degrees[users]
+        ranks = rng.integers(0, np.maximum(degrees, 1))
+        return np.where(degrees > 0, self._pairs.indptr[users] + ranks, -1)
+
+    def items(self, places: LongArray) -> LongArray:
+        """Return the item at each place, 0 where the place is -1."""
+        if not self._pairs.nnz:
+            return np.zeros(places.shape, dtype=np.int64)
+        return np.where(places >= 0, self._pairs.indices[places], 0).astype(np.int64)
+
+
 class PairSampler:
     """Shuffles the positive pairs each epoch and gives each one a fresh negative.
 
@@ -160,7 +229,7 @@ class PairSampler:
         self._batch_size = batch_size
         self._seed = seed
         skipped = int(np.count_nonzero(~self._drawer.drawable & (positives.user_degrees > 0)))
-        self.notes = _left_out(skipped)
+        self.notes = left_out(skipped)
         if not self._users.size:
             raise CapabilityError(
                 "there is no training pair with a negative to set against it: "
@@ -231,7 +300,7 @@ class UserSampler:
             ]
         )
         has = np.stack([part.user_degrees > 0 for part in self._behaviors])
-        self.notes = _left_out(int(np.count_nonzero((has & ~self._present).any(axis=0))))
+        self.notes = left_out(int(np.count_nonzero((has & ~self._present).any(axis=0))))
         # A user without any triple would only add constants.
         self._users = np.flatnonzero(self._present.any(axis=0))
         if not self._present[-1].any():
@@ -272,7 +341,8 @@ class UserSampler:
                 )
 
 
-def _left_out(users: int) -> tuple[str, ...]:
+def left_out(users: int) -> tuple[str, ...]:
+    """Return the note on users whose pairs no sampler can use, if there are any."""
     if not users:
         return ()
     return (

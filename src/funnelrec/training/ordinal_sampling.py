@@ -1,0 +1,293 @@
+"""Batches for ordinal ranking: a purchase, a touched item that was not bought, an item unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from funnelrec.common.errors import CapabilityError, ConfigError
+from funnelrec.common.random import stream
+from funnelrec.data.interactions import Interactions
+from funnelrec.graph.adjacency import Adjacency
+from funnelrec.training.sampling import NegativeDrawer, PairSampler, RowDrawer, left_out
+
+Negatives = Literal["unseen", "unbought"]
+OwnEdge = Literal["keep", "split"]
+
+
+@dataclass(frozen=True)
+class OrdinalBatch:
+    """A batch of n purchases with a candidate, a negative and competitors each.
+
+    Parameters
+    ----------
+    users, positives, negatives
+        int64, shape ``(n,)``.
+    candidates
+        A touched item that the user did not buy, int64, shape ``(n,)``; 0 where there is none.
+    has_candidate
+        bool, shape ``(n,)``.
+    touches
+        Number of auxiliary behaviors between user and candidate, int64, shape ``(n,)``; 0 where
+        there is no candidate.
+    competitors
+        Purchases of the user, int64, shape ``(n, K)``, drawn with replacement; 0 where there is
+        none.
+    has_competitor
+        bool, shape ``(n,)``: whether the user has any purchase to draw.
+    permutation
+        A uniform permutation of 0..n-1, int64.
+    graph
+        The purchases the batch may look at, where they are not all.
+    """
+
+    users: Tensor
+    positives: Tensor
+    candidates: Tensor
+    negatives: Tensor
+    has_candidate: Tensor
+    touches: Tensor
+    competitors: Tensor
+    has_competitor: Tensor
+    permutation: Tensor
+    graph: Adjacency | None = None
+    # One entry a device, shared by the batches of an epoch: the graph moves once.
+    _moved: dict[torch.device, Adjacency] = field(default_factory=dict, repr=False, compare=False)
+
+    def to(self, device: torch.device) -> OrdinalBatch:
+        """Return the batch on ``device``."""
+        graph = self.graph
+        if graph is not None:
+            if device not in self._moved:
+                self._moved[device] = graph.to(device)
+            graph = self._moved[device]
+        return OrdinalBatch(
+            self.users.to(device),
+            self.positives.to(device),
+            self.candidates.to(device),
+            self.negatives.to(device),
+            self.has_candidate.to(device),
+            self.touches.to(device),
+            self.competitors.to(device),
+            self.has_competitor.to(device),
+            self.permutation.to(device),
+            graph,
+            self._moved,
+        )
+
+
+class OrdinalSampler:
+    """Shuffles the purchases each epoch and gives each one a candidate and a negative.
+
+    The candidate h is uniform over what the user touched and did not buy, the negative j uniform
+    over what the user never touched or bought, both exact and without rejection. All three sets
+    are those of training: a held-out purchase that the user touched is a candidate like any
+    other, because taking it out would need its label.
+
+    Parameters
+    ----------
+    purchases
+        Training pairs of the target behavior.
+    auxiliary
+        Training pairs of each other behavior.
+    batch_size
+        Purchases per batch, at least 1.
+    seed
+        Seed of every draw.
+    competitors
+        K, purchases drawn per candidate, at least 1.
+    negatives
+        ``unseen`` draws j where there is no behavior at all, ``unbought`` where there is no
+        purchase.
+    own_edge
+        ``keep``: every purchase is a positive, and an edge of the graph that scores it.
+        ``split``: each epoch hides a fresh share of the purchases; they alone are the positives,
+        and the graph, the degrees and the competitors of the batch come from the others. What
+        is scored in training is then as absent from the graph as what is scored in the test.
+    hidden_share
+        That share, above 0 and below 1; at least one purchase is hidden.
+
+    Raises
+    ------
+    CapabilityError
+        If no purchase has a user with an item left to draw.
+    """
+
+    def __init__(
+        self,
+        purchases: Interactions,
+        auxiliary: Sequence[Interactions],
+        *,
+        batch_size: int,
+        seed: int,
+        competitors: int = 1,
+        negatives: Negatives = "unseen",
+        own_edge: OwnEdge = "keep",
+        hidden_share: float = 0.5,
+    ) -> None:
+        for name, value in (("batch_size", batch_size), ("competitors", competitors)):
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}.")
+        if not 0 < hidden_share < 1:
+            raise ConfigError(f"hidden_share must lie between 0 and 1, got {hidden_share}.")
+        self._purchases = purchases
+        seen = purchases.merged(*auxiliary)
+        self._drawer = NegativeDrawer(seen if negatives == "unseen" else purchases)
+        candidates = seen.select(~purchases.contains(seen.users, seen.indices))
+        self._candidates = RowDrawer(candidates)
+        self._touches = sum(
+            (part.contains(candidates.users, candidates.indices).astype(np.int64))
+            for part in auxiliary
+        ) + np.zeros(candidates.nnz, dtype=np.int64)
+        drawable = self._drawer.drawable
+        self._usable = np.flatnonzero(drawable[purchases.users])
+        skipped = int(np.count_nonzero(~drawable & (purchases.user_degrees > 0)))
+        self.notes = left_out(skipped)
+        if not self._usable.size:
+            raise CapabilityError(
+                "there is no training pair with a negative to set against it: "
+                f"{purchases.nnz} pairs, {skipped} users have every item."
+            )
+        self._split = own_edge == "split"
+        self._size = (
+            max(1, round(hidden_share * self._usable.size)) if self._split else self._usable.size
+        )
+        self._batch_size = batch_size
+        self._competitors = competitors
+        self._seed = seed
+
+    @property
+    def n_batches(self) -> int:
+        """Batches per epoch."""
+        return -(-self._size // self._batch_size)
+
+    def epoch(self, number: int) -> Iterator[OrdinalBatch]:
+        """Yield the batches of epoch ``number``; every positive comes once."""
+        rng = stream(self._seed, "ordinal", number)
+        chosen = rng.permutation(self._usable)[: self._size]
+        visible, graph = self._purchases, None
+        if self._split:
+            keep = np.ones(self._purchases.nnz, dtype=np.bool_)
+            keep[chosen] = False
+            visible = self._purchases.select(keep)
+            graph = Adjacency.from_matrix(visible.matrix())
+        users = self._purchases.users[chosen].astype(np.int64)
+        positives = self._purchases.indices[chosen].astype(np.int64)
+        negatives = self._drawer.draw(users, rng)
+        places = self._candidates.draw(users, rng)
+        candidates = self._candidates.items(places)
+        touches = np.where(places >= 0, self._touches[places], 0) if self._touches.size else places
+        rivals = RowDrawer(visible)
+        competitors = rivals.items(rivals.draw(np.repeat(users, self._competitors), rng)).reshape(
+            -1, self._competitors
+        )
+        has_competitor = visible.user_degrees[users] > 0
+        moved: dict[torch.device, Adjacency] = {}
+        for start in range(0, users.size, self._batch_size):
+            part = slice(start, start + self._batch_size)
+            yield OrdinalBatch(
+                torch.from_numpy(users[part]),
+                torch.from_numpy(positives[part]),
+                torch.from_numpy(candidates[part]),
+                torch.from_numpy(negatives[part]),
+                torch.from_numpy(places[part] >= 0),
+                torch.from_numpy(np.maximum(touches[part], 0)),
+                torch.from_numpy(competitors[part]),
+                torch.from_numpy(has_competitor[part]),
+                torch.from_numpy(rng.permutation(len(users[part]))),
+                graph,
+                moved,
+            )
+
+
+@dataclass(frozen=True)
+class TouchBatch:
+    """A batch of n purchases with one touched item per auxiliary behavior.
+
+    Parameters
+    ----------
+    users, positives, negatives
+        int64, shape ``(n,)``.
+    touched
+        int64, shape ``(n, B)``; 0 where the user has no such behavior.
+    present
+        bool, shape ``(n, B)``.
+    """
+
+    users: Tensor
+    positives: Tensor
+    negatives: Tensor
+    touched: Tensor
+    present: Tensor
+
+    def to(self, device: torch.device) -> TouchBatch:
+        """Return the batch on ``device``."""
+        return TouchBatch(
+            self.users.to(device),
+            self.positives.to(device),
+            self.negatives.to(device),
+            self.touched.to(device),
+            self.present.to(device),
+        )
+
+
+class TouchSampler:
+    """Shuffles the purchases and gives each a negative and one item of every other behavior.
+
+    As the release of CHARM draws: an item may have been bought too, and a negative is only not
+    bought.
+
+    Parameters
+    ----------
+    purchases, auxiliary, batch_size, seed
+        See :class:`OrdinalSampler`.
+
+    Raises
+    ------
+    CapabilityError
+        If no purchase has a user with an item left to draw.
+    """
+
+    def __init__(
+        self,
+        purchases: Interactions,
+        auxiliary: Sequence[Interactions],
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self._pairs = PairSampler(purchases, batch_size=batch_size, seed=seed)
+        self._drawers = [RowDrawer(part) for part in auxiliary]
+        self._seed = seed
+        self.notes = self._pairs.notes
+
+    @property
+    def n_batches(self) -> int:
+        """Batches per epoch."""
+        return self._pairs.n_batches
+
+    def epoch(self, number: int) -> Iterator[TouchBatch]:
+        """Yield the batches of epoch ``number``; every purchase comes once."""
+        rng = stream(self._seed, "touches", number)
+        for triples in self._pairs.epoch(number):
+            users = triples.users.numpy()
+            places = np.stack([drawer.draw(users, rng) for drawer in self._drawers], axis=1)
+            items = np.stack(
+                [
+                    drawer.items(column)
+                    for drawer, column in zip(self._drawers, places.T, strict=True)
+                ],
+                axis=1,
+            )
+            yield TouchBatch(
+                triples.users,
+                triples.positives,
+                triples.negatives,
+                torch.from_numpy(items),
+                torch.from_numpy(places >= 0),
+            )
