@@ -74,6 +74,7 @@ def _model(model: type[Recommender[Any]]) -> dict[str, Any]:
         ],
         "trained_by_gradient": needs.trained_by_gradient,
         "presets": {name: dict(values) for name, values in model.presets.items()},
+        "variants": {name: dict(values) for name, values in model.variants.items()},
     }
 
 
@@ -129,9 +130,10 @@ def _print_one(model: dict[str, Any]) -> None:
     say(f"{model['name']}: {model['summary']}")
     say(f"reference: {model['reference']}")
     say(f"needs: {listed(model['needs'])}")
-    for name, values in model["presets"].items():
-        chosen = (f"{key}={json.dumps(value)}" for key, value in values.items())
-        say(f"preset {name}: {listed(chosen)}")
+    for kind in ("preset", "variant"):
+        for name, values in model[f"{kind}s"].items():
+            chosen = (f"{key}={json.dumps(value)}" for key, value in values.items())
+            say(f"{kind} {name}: {listed(chosen)}")
     if not model["settings"]:
         say("settings: none")
         return

@@ -13,6 +13,7 @@ NAME = "train"
 EXAMPLES = examples(
     "funnelrec train DATASET --model rmbrec --out runs/rmbrec",
     "funnelrec train DATASET --model rmbrec --out runs/paper --preset paper --seed 1 --refit",
+    'funnelrec train DATASET --model charm --out runs/no-mi --variant "w/o MI"',
     "funnelrec train DATASET --model lightgcn --out runs/lightgcn --set layers=2 --set dim=32",
 )
 
@@ -33,6 +34,10 @@ def command(
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="Named settings to start from, where the model has some.")
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="Named change on top of it, such as a row of a paper's ablation."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
     device: Annotated[
@@ -73,7 +78,12 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     created = create_model(
-        model, config=parse_assignments(settings or []), preset=preset, seed=seed, device=device
+        model,
+        config=parse_assignments(settings or []),
+        preset=preset,
+        variant=variant,
+        seed=seed,
+        device=device,
     )
     data = Dataset.load(dataset)
     if any(out.glob(f"*{CHECKPOINT}")) and not (out / RECORD).exists():

@@ -105,6 +105,9 @@ class Recommender(ABC, Generic[SettingsT]):
         Settings, or a mapping of them. Keyword arguments are settings too.
     preset
         Name of a set of settings to start from; see ``presets``.
+    variant
+        Name of a set of settings to change on top of it; see ``variants``. Settings given go
+        before both.
     seed
         Seed of every random draw.
     device
@@ -113,7 +116,7 @@ class Recommender(ABC, Generic[SettingsT]):
     Raises
     ------
     ConfigError
-        For an unknown setting, preset or device, or a value outside its range.
+        For an unknown setting, preset, variant or device, or a value outside its range.
     """
 
     name: ClassVar[str] = ""
@@ -121,6 +124,8 @@ class Recommender(ABC, Generic[SettingsT]):
     reference: ClassVar[str] = ""
     Settings: ClassVar[type[Config]] = Config
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """What an ablation changes, by the name its paper gives it."""
     capabilities: ClassVar[Capabilities] = Capabilities()
     search_space: ClassVar[SearchSpace] = {}
 
@@ -129,19 +134,26 @@ class Recommender(ABC, Generic[SettingsT]):
         config: Config | Mapping[str, Any] | None = None,
         *,
         preset: str | None = None,
+        variant: str | None = None,
         seed: int = 0,
         device: str = "auto",
         **settings: Any,
     ) -> None:
         base: dict[str, Any] = {}
-        if preset is not None:
-            if preset not in self.presets:
-                known = suggestion(preset, self.presets) if self.presets else "it has none."
-                raise ConfigError(f"unknown preset {preset!r} of {self.name}: {known}")
-            base = dict(self.presets[preset])
+        for kind, chosen, known in (
+            ("preset", preset, self.presets),
+            ("variant", variant, self.variants),
+        ):
+            if chosen is None:
+                continue
+            if chosen not in known:
+                others = suggestion(chosen, known) if known else "it has none."
+                raise ConfigError(f"unknown {kind} {chosen!r} of {self.name}: {others}")
+            base |= known[chosen]
         given = config.model_dump() if isinstance(config, Config) else dict(config or {})
         self.config = cast(SettingsT, self.Settings.create({**base, **given, **settings}))
         self.preset = preset
+        self.variant = variant
         stream(seed)  # refuses what is no seed, before any work
         self.seed = seed
         self.device = resolve_device(device)
