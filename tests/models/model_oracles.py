@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from funnelrec.data.interactions import Interactions
 from funnelrec.graph.adjacency import Adjacency
-from funnelrec.models.gradient import EmbeddingNetwork, Graphs
+from funnelrec.models.gradient import GradientNetwork, Graphs
 
-NetworkT = TypeVar("NetworkT", bound=EmbeddingNetwork)
+NetworkT = TypeVar("NetworkT", bound=GradientNetwork)
 
 
 def dense(pairs: Interactions) -> Tensor:

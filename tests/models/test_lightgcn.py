@@ -39,7 +39,8 @@ def slow_loss(made: LightGCNNetwork, data: TrainingData, triples: Triples) -> di
     layers = made.config.layers
     users, items = dense_lightgcn(dense(data.purchases), made.users, made.items, layers=layers)
     total, size = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    rows = zip(*(part.tolist() for part in vars(triples).values()), strict=True)
+    parts = (triples.users, triples.positives, triples.negatives)
+    rows = zip(*(part.tolist() for part in parts), strict=True)
     for user, positive, negative in rows:
         total = total + minus_log_sigmoid(
             users[user] @ items[positive] - users[user] @ items[negative]

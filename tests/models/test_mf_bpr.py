@@ -30,7 +30,8 @@ def batch(n_users: int = 6, n_items: int = 9, size: int = 12) -> Triples:
 
 
 def slow_loss(made: MFBPRNetwork, triples: Triples) -> dict[str, Tensor]:
-    rows = zip(*(part.tolist() for part in vars(triples).values()), strict=True)
+    parts = (triples.users, triples.positives, triples.negatives)
+    rows = zip(*(part.tolist() for part in parts), strict=True)
     total, size = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for user, positive, negative in rows:
         p, q_i, q_j = made.users[user], made.items[positive], made.items[negative]

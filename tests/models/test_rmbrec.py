@@ -469,6 +469,7 @@ def test_negatives_are_drawn_outside_what_the_setting_says(tiny_dataset: Dataset
         inside = 0
         for number in range(20):
             for triples in sampler.epoch(number):
+                assert isinstance(triples, BehaviorTriples)
                 there = triples.present[-1].numpy()
                 users, drawn = triples.users.numpy()[there], triples.negatives[-1].numpy()[there]
                 assert not data.purchases.contains(users, drawn).any()

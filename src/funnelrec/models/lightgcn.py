@@ -16,18 +16,22 @@ from funnelrec.models.base import register
 from funnelrec.models.gradient import (
     EmbeddingNetwork,
     EmbeddingRecommender,
-    GradientSettings,
     Graphs,
     Init,
     table,
 )
 from funnelrec.models.space import Range, SearchSpace
+from funnelrec.models.substitution import (
+    SubstitutionPenalty,
+    SubstitutionSettings,
+    with_substitutes,
+)
 from funnelrec.objectives.bpr import bpr
 from funnelrec.objectives.regularization import l2_of_rows
-from funnelrec.training.sampling import PairSampler, Triples
+from funnelrec.training.sampling import PairSampler, Sampler, Triples
 
 
-class LightGCNSettings(GradientSettings):
+class LightGCNSettings(SubstitutionSettings):
     """Settings of LightGCN."""
 
     layers: int = Field(3, ge=0, description="Propagation layers K; 0 is matrix factorisation.")
@@ -48,6 +52,7 @@ class LightGCNNetwork(EmbeddingNetwork):
         self.graphs = Graphs({data.target: data.purchases})
         self.users = table(data.n_users, config.dim, config.init, generator)
         self.items = table(data.n_items, config.dim, config.init, generator)
+        self.substitution = SubstitutionPenalty(config, generator)
 
     def loss(self, batch: Triples) -> Mapping[str, Tensor]:
         """Return the BPR term on propagated rows and the L2 term on layer-0 rows."""
@@ -62,6 +67,7 @@ class LightGCNNetwork(EmbeddingNetwork):
         return {
             "bpr": bpr((users * positives).sum(1), (users * negatives).sum(1)),
             "l2": self.config.l2 * l2_of_rows(*ego),
+            **self.substitution(batch.substitutes, all_users, all_items),
         }
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
@@ -106,6 +112,7 @@ class LightGCN(EmbeddingRecommender[LightGCNSettings]):
         """Return a freshly drawn table over the purchase graph."""
         return LightGCNNetwork(self.config, data, generator)
 
-    def sampler(self, data: TrainingData) -> PairSampler:
+    def sampler(self, data: TrainingData) -> Sampler:
         """Return shuffled training purchases with one negative each."""
-        return PairSampler(data.purchases, batch_size=self.config.batch_size, seed=self.seed)
+        pairs = PairSampler(data.purchases, batch_size=self.config.batch_size, seed=self.seed)
+        return with_substitutes(pairs, data, self.config, self.seed)

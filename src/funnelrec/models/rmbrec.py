@@ -17,17 +17,21 @@ from funnelrec.models.base import Capabilities, FitOptions, register
 from funnelrec.models.gradient import (
     EmbeddingNetwork,
     EmbeddingRecommender,
-    GradientSettings,
     Graphs,
     Init,
     table,
 )
 from funnelrec.models.space import Range, SearchSpace
+from funnelrec.models.substitution import (
+    SubstitutionPenalty,
+    SubstitutionSettings,
+    with_substitutes,
+)
 from funnelrec.objectives.bpr import bpr_per_row
 from funnelrec.objectives.contrastive import decoupled_alignment, info_nce
 from funnelrec.objectives.invariance import gradient_variance, irm_penalty, risk_variance
 from funnelrec.training.loop import METRIC_PATTERN
-from funnelrec.training.sampling import BehaviorTriples, UserSampler
+from funnelrec.training.sampling import BehaviorTriples, Sampler, UserSampler
 
 # Steps below which an epoch is too short to be worth a validation.
 _LEAST_STEPS = 16
@@ -35,7 +39,7 @@ _LEAST_STEPS = 16
 Invariance = Literal["rex", "v1", "v2", "v1-release", "v2-release"]
 
 
-class RMBRecSettings(GradientSettings):
+class RMBRecSettings(SubstitutionSettings):
     """Settings of RMBRec; each default that settles an ambiguity of the paper says why."""
 
     layers: int = Field(3, ge=0, description="Propagation layers L per behavior.")
@@ -152,6 +156,7 @@ class RMBRecNetwork(EmbeddingNetwork):
         )
         self.users = table(data.n_users, config.dim, config.init, generator)
         self.items = table(data.n_items, config.dim, config.init, generator)
+        self.substitution = SubstitutionPenalty(config, generator)
         if config.orm == "v1":
             self.scale = nn.Parameter(torch.ones(()))
 
@@ -198,6 +203,9 @@ class RMBRecNetwork(EmbeddingNetwork):
             terms["risks"] = config.risk_weight * risks.sum()
         if config.l2:
             terms["l2"] = config.l2 * self._l2(users, positives, negatives, batch)
+        if config.substitution_weight:
+            fused = (all_users.mean(dim=0), all_items.mean(dim=0))
+            terms |= self.substitution(batch.substitutes, *fused, all_users[:-1])
         return terms
 
     def _risks(self, gaps: Tensor, present: Tensor) -> Tensor:
@@ -345,13 +353,14 @@ class RMBRec(EmbeddingRecommender[RMBRecSettings]):
         """Return freshly drawn tables over one graph per behavior."""
         return RMBRecNetwork(self.config, data, generator)
 
-    def sampler(self, data: TrainingData) -> UserSampler:
+    def sampler(self, data: TrainingData) -> Sampler:
         """Return shuffled users with one triple per behavior each, the target last."""
         parts = [data.interactions[name] for name in (*data.auxiliary, data.target)]
-        return UserSampler(
+        users = UserSampler(
             parts,
             data.seen if self.config.negatives == "unseen" else parts,
             batch_size=self.config.batch_size,
             seed=self.seed,
             rounds=self.config.rounds or _rounds(data, self.config.batch_size),
         )
+        return with_substitutes(users, data, self.config, self.seed)

@@ -1,0 +1,255 @@
+"""CHARM written pair by pair in float64, as the paper prints it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from model_oracles import dense, dense_lightgcn, in_double, minus_log_sigmoid, widened
+from torch import Tensor
+
+from funnelrec.data.dataset import TrainingData
+from funnelrec.models.charm import CharmNetwork
+from funnelrec.models.charm.model import Charm
+from funnelrec.training.ordinal_sampling import OrdinalBatch
+
+SMALL: dict[str, Any] = {
+    "dim": 4,
+    "layers": 2,
+    "batch_size": 10,
+    "competitors": 2,
+    "init": "normal",
+    "l2": 0.1,
+    "device": "cpu",
+}
+
+
+def charm(**options: Any) -> Charm:
+    return Charm(**{**SMALL, **options})
+
+
+def network(data: TrainingData, **options: Any) -> CharmNetwork:
+    """Return a float64 network whose vectors are long enough for every stage to matter."""
+    made = in_double(charm(**options).network(data, torch.Generator().manual_seed(3)))
+    with torch.no_grad():
+        made.users.mul_(8)
+        made.items.mul_(8)
+    return made
+
+
+def batch_of(data: TrainingData, **options: Any) -> OrdinalBatch:
+    batch = next(iter(charm(**options).sampler(data).epoch(1)))
+    assert isinstance(batch, OrdinalBatch)
+    if batch.graph is not None:
+        batch = replace(batch, graph=widened(batch.graph))
+    return batch
+
+
+def gelu(value: Tensor) -> Tensor:
+    return 0.5 * value * (1 + torch.erf(value / math.sqrt(2)))
+
+
+def cosine(one: Tensor, other: Tensor) -> Tensor:
+    if not one.any() or not other.any():
+        return 0 * (one.sum() + other.sum())
+    result: Tensor = (one @ other) / ((one @ one) * (other @ other)).sqrt()
+    return result
+
+
+def sigmoid(value: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-value))
+
+
+@dataclass
+class Oracle:
+    """The equations for one pair at a time, over a dense matrix of visible purchases."""
+
+    made: CharmNetwork
+    data: TrainingData
+    bought: Tensor
+    center: Tensor | float = 0.0
+
+    def __post_init__(self) -> None:
+        made, layers = self.made, self.made.config.layers
+        self.users, self.items = dense_lightgcn(self.bought, made.users, made.items, layers=layers)
+        self.auxiliary = [
+            dense_lightgcn(
+                dense(self.data.interactions[name]), made.users, made.items, layers=layers
+            )[0]
+            for name in self.data.auxiliary
+        ]
+
+    def intent(self, u: int, i: int) -> Tensor:
+        made, config = self.made, self.made.config
+        if config.attention == "none":
+            return torch.zeros(config.dim, dtype=torch.float64)
+        if config.attention == "mean":
+            shares = [torch.tensor(1 / len(self.auxiliary))] * len(self.auxiliary)
+        else:
+            logits = torch.stack([
+                ((view[u] @ made.key) * (self.items[i] @ made.query)).sum() / math.sqrt(config.dim)
+                if made.chooses
+                else view.sum() * 0
+                for view in self.auxiliary
+            ])  # fmt: skip
+            shares = list(logits.exp() / logits.exp().sum())
+        total = sum(
+            share * (view[u] @ made.value)
+            for share, view in zip(shares, self.auxiliary, strict=True)
+        )
+        assert isinstance(total, Tensor)
+        return total @ made.project
+
+    def f(self, z: Tensor, x: Tensor) -> Tensor:
+        if self.made.config.estimator == "cosine":
+            return cosine(z, x)
+        e = self.made.estimator
+        hidden = gelu((z * x) @ e.first + e.first_bias)
+        hidden = gelu(hidden @ e.second + e.second_bias)
+        result: Tensor = (hidden @ e.last)[0]
+        return result
+
+    def x(self, u: int, i: int) -> Tensor:
+        return self.users[u] * self.items[i]
+
+    def virtual(self, u: int, i: int) -> Tensor:
+        how, layers = self.made.config.virtual, self.made.config.layers
+        mine, theirs = self.users[u].detach(), self.items[i].detach()
+        n_u, n_i = float(self.bought[u].sum()), float(self.bought[:, i].sum())
+        if how == "recompute":
+            wider = self.bought.clone()
+            wider[u, i] = 1
+            ego = (self.made.users.detach(), self.made.items.detach())
+            mine = dense_lightgcn(wider, *ego, layers=layers)[0][u]
+        elif how == "naive":
+            mine = mine + theirs
+        elif how != "none":
+            scaled = math.sqrt(n_u / (n_u + 1)) * mine
+            if how != "scale":
+                scaled = scaled + theirs / math.sqrt((n_u + 1) * (n_i + 1))
+            if how == "two_hop":
+                for v in self.bought[:, i].nonzero()[:, 0].tolist():
+                    n_v = float(self.bought[v].sum())
+                    walk = self.users[v].detach()
+                    scaled = scaled + walk / (math.sqrt(n_u + 1) * (n_i + 1) * math.sqrt(n_v))
+            mine = scaled
+        return mine * theirs
+
+    def h(self, u: int, i: int) -> Tensor:
+        return self.f(self.intent(u, i), self.virtual(u, i)) - self.center
+
+    def w(self, u: int, i: int) -> Tensor:
+        if self.made.config.weight == "frequency":
+            kinds = sum(
+                bool(self.data.interactions[name].contains(u, i)) for name in self.data.auxiliary
+            )
+            return torch.tensor(kinds / len(self.data.auxiliary), dtype=torch.float64)
+        return sigmoid(self.h(u, i) / self.made.config.tau)
+
+    def s(self, u: int, i: int, other: int) -> Tensor:
+        config = self.made.config
+        mine, theirs = self.items[i], self.items[other]
+        if config.sub_intent:
+            z = self.intent(u, i)
+            mine, theirs = mine + z, theirs + z
+        if config.sub_projection:
+            mine, theirs = mine @ self.made.substitute, theirs @ self.made.substitute
+        return sigmoid(cosine(mine, theirs))
+
+    def purchases(self, u: int) -> list[int]:
+        numbers: list[int] = self.bought[u].nonzero()[:, 0].tolist()
+        return numbers
+
+    def r(self, u: int, i: int) -> Tensor:
+        how, others = self.made.config.pooling, self.purchases(u)
+        if how == "none" or not others:
+            return torch.zeros((), dtype=torch.float64)
+        evidence = [self.s(u, i, other) for other in others]
+        if how == "mean":
+            return torch.stack(evidence).sum() / len(others)
+        if how == "max":
+            return max(evidence, key=lambda s: float(s.detach()))
+        kept = torch.ones((), dtype=torch.float64)
+        for s in evidence:
+            kept = kept * (1 - s / math.sqrt(len(others)))
+        return 1 - kept
+
+    def weight(self, u: int, i: int) -> Tensor:
+        config = self.made.config
+        if config.weight == "uniform":
+            return torch.ones((), dtype=torch.float64)
+        weight = self.w(u, i) * (1 - self.r(u, i))
+        if config.weight == "threshold":
+            return (weight > config.threshold).double()
+        return weight if config.weight_grad else weight.detach()
+
+    def y(self, u: int, i: int) -> Tensor:
+        z = self.intent(u, i)
+        return (self.users[u] + z) @ (self.items[i] + z)
+
+
+def slow_terms(made: CharmNetwork, data: TrainingData, batch: OrdinalBatch) -> dict[str, Tensor]:
+    """Return Eq. 16, term by term and pair by pair."""
+    config = made.config
+    users, positives = batch.users.tolist(), batch.positives.tolist()
+    candidates, negatives = batch.candidates.tolist(), batch.negatives.tolist()
+    bought = dense(data.purchases)
+    if config.own_edge == "split":
+        bought[users, positives] = 0
+    oracle = Oracle(made, data, bought)
+    n = len(users)
+    terms: dict[str, Tensor] = {}
+    pairs = list(zip(users, positives, strict=True))
+    joint = torch.stack([oracle.f(oracle.intent(u, i), oracle.x(u, i)) for u, i in pairs])
+    order = batch.permutation.tolist()
+    mismatched = torch.stack([
+        oracle.f(
+            oracle.intent(u, i),
+            oracle.x(*pairs[order[k]])
+            if config.permute == "vector"
+            else oracle.x(u, positives[order[k]]),
+        )
+        for k, (u, i) in enumerate(pairs)
+    ])  # fmt: skip
+    if config.lambda_mi:
+        terms["mi"] = config.lambda_mi * (mismatched.exp().mean().log() - joint.mean())
+    if config.center:
+        oracle.center = mismatched.detach().exp().mean().log()
+    rec, sub = [], []
+    for k, (u, i) in enumerate(pairs):
+        h, j = candidates[k], negatives[k]
+        there = bool(batch.has_candidate[k])
+        if config.ordinal and there:
+            rec.append(
+                minus_log_sigmoid(oracle.y(u, i) - oracle.y(u, h))
+                + oracle.weight(u, h) * minus_log_sigmoid(oracle.y(u, h) - oracle.y(u, j))
+            )
+        else:
+            rec.append(minus_log_sigmoid(oracle.y(u, i) - oracle.y(u, j)))
+        if not config.lambda_sub or not there or not batch.has_competitor[k]:
+            continue
+        for other in batch.competitors[k].tolist():
+            assert bought[u, other]
+            s = oracle.s(u, h, other)
+            margin = config.margin
+            gamma = torch.log(1 + s / (1 - s)) if margin is None else margin
+            term = torch.clamp(oracle.y(u, h) - oracle.y(u, other) + gamma, min=0)
+            term = term * (s if config.sub_s_factor else 1)
+            sub.append(term * (oracle.weight(u, h) if config.sub_w_factor else 1))
+    terms["rec"] = torch.stack(rec).mean()
+    if config.lambda_sub:
+        terms["sub"] = config.lambda_sub * torch.stack(sub).mean()
+    squares = [made.users[u].square().sum() + made.items[i].square().sum() for u, i in pairs]
+    squares += [made.items[j].square().sum() for j in negatives]
+    squares += [
+        made.items[h].square().sum() for k, h in enumerate(candidates) if batch.has_candidate[k]
+    ]
+    squares += [
+        part.square().sum()
+        for name, part in made.named_parameters()
+        if part.requires_grad and name not in ("users", "items")
+    ]
+    terms["l2"] = config.l2 * torch.stack(squares).sum() / n
+    return terms
