@@ -42,7 +42,9 @@ def test_propagation_and_its_gradient_equal_those_of_the_cpu(
         torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["conversion", "popularity", "mf_bpr", "lightgcn", "rmbrec"])
+@pytest.mark.parametrize(
+    "name", ["conversion", "popularity", "mf_bpr", "lightgcn", "rmbrec", "charm"]
+)
 def test_a_model_trained_on_the_gpu_scores_like_one_of_the_cpu(
     tiny_dataset: Dataset, name: str
 ) -> None:

@@ -41,7 +41,7 @@ from funnelrec.models.base import resolve_device
 
 Make = Callable[..., Dataset]
 
-NAMES = ["conversion", "lightgcn", "mf_bpr", "popularity", "rmbrec"]
+NAMES = ["charm", "conversion", "lightgcn", "mf_bpr", "popularity", "rmbrec"]
 TINY = {"dim": 4, "epochs": 2, "batch_size": 32, "layers": 1}
 
 
@@ -132,7 +132,7 @@ class TestRegistry:
         with pytest.raises(ConfigError) as caught:
             create_model("lightgnc")
         assert str(caught.value).startswith(
-            "unknown model 'lightgnc': did you mean 'lightgcn'? Known: conversion, lightgcn,"
+            "unknown model 'lightgnc': did you mean 'lightgcn'? Known: charm, conversion,"
         )
 
     @pytest.fixture

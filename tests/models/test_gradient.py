@@ -233,7 +233,7 @@ def test_tables_are_drawn_as_they_say() -> None:
     assert again.requires_grad
 
 
-@pytest.mark.parametrize("name", ["conversion", "mf_bpr", "lightgcn", "rmbrec"])
+@pytest.mark.parametrize("name", ["conversion", "mf_bpr", "lightgcn", "rmbrec", "charm"])
 def test_another_test_file_changes_no_learned_weight(name: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     users, items = rng.integers(0, 30, 600), rng.integers(0, 20, 600)

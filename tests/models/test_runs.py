@@ -61,7 +61,9 @@ def scores(run: Run) -> np.ndarray[Any, np.dtype[np.float32]]:
     return run.model.score(np.arange(run.model.n_users)).numpy()
 
 
-@pytest.mark.parametrize("name", ["popularity", "conversion", "mf_bpr", "lightgcn", "rmbrec"])
+@pytest.mark.parametrize(
+    "name", ["popularity", "conversion", "mf_bpr", "lightgcn", "rmbrec", "charm"]
+)
 @pytest.mark.parametrize("refit", [False, True])
 def test_a_stored_run_scores_like_the_trained_one(
     name: str, refit: bool, train: Callable[..., Run], tmp_path: Path

@@ -1,0 +1,354 @@
+"""What a trained CHARM knows, in the form that scores whole catalogues and explains pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from dataclasses import fields as dataclass_fields
+from typing import Any, Self
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from funnelrec.graph.adjacency import Adjacency
+from funnelrec.graph.insertion import users_after_insertion
+from funnelrec.models.charm.settings import (
+    RELEASE_DECAY,
+    RELEASE_INJECTION,
+    RELEASE_THRESHOLD,
+    CharmSettings,
+)
+from funnelrec.models.charm.stages import (
+    Estimator,
+    attention,
+    competitor_blocks,
+    competitor_cosines,
+    purchases_of,
+    virtual_users,
+)
+from funnelrec.objectives.substitution import pool_evidence, substitution_evidence
+
+_ESTIMATOR = "estimator."
+_OF_THE_DATA = ("indptr", "indices", "buyers")
+
+
+@dataclass(frozen=True)
+class PairTensors:
+    """Evidence on n pairs as tensors; the fields are those of ``PairEvidence``."""
+
+    score: Tensor
+    confidence: Tensor
+    explained: Tensor
+    weight: Tensor
+    competitor: Tensor
+    competitor_evidence: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Propagated and projected views, ready for products.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    estimator
+        f.
+    users, items
+        Target views e_u and e_i, shapes ``(M, d)`` and ``(N, d)``.
+    values
+        What attention adds up to z: auxiliary user views times W_V W_P, shape ``(B, M, d)``. One
+        behavior stands for all where attention has no choice; none where z is 0.
+    shifts
+        ``values`` times W_S, shape ``(B, M, d)``.
+    projected
+        Items times W_S, shape ``(N, d)``.
+    center
+        Subtracted from h, a scalar.
+    indptr, indices
+        Training purchases in compressed rows.
+    buyers
+        Buyers of each item, shape ``(N,)``.
+    keys, queries
+        Auxiliary views times W_K, shape ``(B, M, d)``, and items times W_Q, shape ``(N, d)``,
+        where attention has a choice.
+    own
+        The user's own part of z, shape ``(M, d)``, in the release.
+    injected
+        What a user adds to the candidate's side of the cosine, shape ``(M, d)``, in the release.
+    walk
+        Sums over buyers for ``virtual='two_hop'``, shape ``(N, d)``.
+    ego_users, ego_items
+        Layer 0 for ``virtual='recompute'``.
+    """
+
+    config: CharmSettings
+    estimator: Estimator
+    users: Tensor
+    items: Tensor
+    values: Tensor
+    shifts: Tensor
+    projected: Tensor
+    center: Tensor
+    indptr: Tensor
+    indices: Tensor
+    buyers: Tensor
+    keys: Tensor | None = None
+    queries: Tensor | None = None
+    own: Tensor | None = None
+    injected: Tensor | None = None
+    walk: Tensor | None = None
+    ego_users: Tensor | None = None
+    ego_items: Tensor | None = None
+
+    # -- storage -------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything as named tensors; purchases belong to the data and are left out."""
+        kept: dict[str, Tensor] = {}
+        places = set()
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and name not in _OF_THE_DATA:
+                # Without a projection two names stand for one tensor, which a file may not hold.
+                kept[name] = value.clone() if value.data_ptr() in places else value
+                places.add(value.data_ptr())
+        estimator = {_ESTIMATOR + name: part for name, part in self.estimator.state_dict().items()}
+        return {**kept, **estimator}
+
+    @classmethod
+    def restored(
+        cls, state: Mapping[str, Tensor], config: CharmSettings, purchases: tuple[Tensor, ...]
+    ) -> Self:
+        """Return what :meth:`state` gave, with indptr, indices and buyers of the data.
+
+        Raises
+        ------
+        KeyError
+            If a tensor is missing or unknown.
+        """
+        release = config.computation == "release"
+        estimator = Estimator("concat" if release else config.estimator, config.dim)
+        weights = {
+            name.removeprefix(_ESTIMATOR): value
+            for name, value in state.items()
+            if name.startswith(_ESTIMATOR)
+        }
+        estimator.load_state_dict(weights)
+        fields: dict[str, Any] = {
+            name: value for name, value in state.items() if not name.startswith(_ESTIMATOR)
+        }
+        known = {field.name: field.default is MISSING for field in dataclass_fields(cls)}
+        given = {*fields, "config", "estimator", *_OF_THE_DATA}
+        wrong = {name for name, needed in known.items() if needed and name not in given}
+        wrong |= given - set(known)
+        if wrong:
+            raise KeyError(", ".join(sorted(wrong)))
+        indptr, indices, buyers = purchases
+        estimator.to(fields["users"].device).requires_grad_(False)
+        return cls(config, estimator, indptr=indptr, indices=indices, buyers=buyers, **fields)
+
+    # -- the ranking ---------------------------------------------------------------------
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return len(self.items)
+
+    def score(self, users: Any) -> Tensor:
+        r"""Return y of every item, shape ``(n, N)``, without any array of size n x N x d.
+
+        With :math:`z = v_B + \sum_{b<B} a^b \delta_b`, :math:`\delta_b = v_b - v_B`,
+
+        .. math:: y = (e_u + v_B)^T e_i + v_B^T e_u + \lVert v_B\rVert^2 + \sum_b a^b
+           \Bigl(\delta_b^T e_i + \delta_b^T e_u + 2 v_B^T\delta_b + \sum_c a^c \delta_b^T\delta_c
+           \Bigr)
+
+        is :math:`(e_u + z)^T(e_i + z)` in 2B - 1 matrix products. The release ranks by
+        :math:`z^T e_i`, which is the first term and the first of the sum.
+        """
+        numbers = torch.as_tensor(users, device=self.users.device)
+        release = self.config.computation == "release"
+        own = self.users if self.own is None else self.own
+        base = own[numbers]
+        if not len(self.values):
+            return base @ self.items.T
+        values = self.values[:, numbers]
+        last = values[-1]
+        block = (base + last) @ self.items.T
+        if not release:
+            block += ((base + last) * last).sum(dim=1, keepdim=True)
+        if self.keys is None or self.queries is None:
+            return block
+        keys = self.keys[:, numbers]
+        shares = _shares(keys[:-1] - keys[-1], self.queries)
+        differences = values[:-1] - last
+        for share, difference in zip(shares, differences, strict=True):
+            term = difference @ self.items.T
+            if not release:
+                term += ((base + 2 * last) * difference).sum(dim=1, keepdim=True)
+                for other, beside in zip(shares, differences, strict=True):
+                    term.addcmul_(other, (difference * beside).sum(dim=1, keepdim=True))
+            block.addcmul_(share, term)
+        return block
+
+    # -- the evidence --------------------------------------------------------------------
+
+    def pairs(self, users: Tensor, items: Tensor, touches: Tensor) -> PairTensors:
+        """Return the evidence of pairs, exact over all purchases of each user.
+
+        Parameters
+        ----------
+        users, items
+            int64, shape ``(n,)``.
+        touches
+            Auxiliary behaviors between the two as a share of all of them, shape ``(n,)``; read by
+            ``weight='frequency'``.
+        """
+        parts = [
+            self._block(users[part], items[part], touches[part])
+            for part in competitor_blocks(self.indptr, users)
+        ]
+        if not parts:
+            none, nobody = self.users.new_empty(0), users.new_empty(0)
+            return PairTensors(none, none, none, none, nobody, none)
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return PairTensors(*(torch.cat(column) for column in columns))
+
+    def competitors(self, user: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the purchases of one user, s of each for every item, and r of every item.
+
+        Shapes ``(m,)``, ``(n, m)`` and ``(n,)``.
+        """
+        users = user.expand(len(items))
+        bought, _, _ = purchases_of(self.indptr, self.indices, user[None])
+        evidence = self.users.new_empty(len(items), len(bought))
+        explained = self.users.new_empty(len(items))
+        for part in competitor_blocks(self.indptr, users):
+            found, rows, _, sizes = self._evidence(users[part], items[part])
+            evidence[part] = found.reshape(len(sizes), len(bought))
+            explained[part] = self._pooled(found, rows, sizes)
+        return bought, evidence, explained
+
+    def _block(self, users: Tensor, items: Tensor, touches: Tensor) -> PairTensors:
+        evidence, rows, bought, sizes = self._evidence(users, items)
+        explained = self._pooled(evidence, rows, sizes)
+        score = self._hesitation(users, items)
+        confidence = torch.sigmoid(score / self.config.tau)
+        if self.config.weight == "frequency":
+            confidence = touches.to(score.dtype)
+        best = evidence.new_zeros(len(users)).scatter_reduce(
+            0, rows, evidence, "amax", include_self=False
+        )
+        # The first of equals is the smallest item, because rows are sorted.
+        places = torch.arange(len(rows), device=rows.device)
+        first = torch.full((len(users),), len(rows), device=rows.device)
+        equal = evidence == best[rows]
+        first.scatter_reduce_(0, rows[equal], places[equal], "amin")
+        nobody = sizes == 0
+        filled = torch.cat([bought, bought.new_full((1,), -1)])
+        return PairTensors(
+            score,
+            confidence,
+            explained,
+            calibrated(confidence, explained, self.config),
+            filled[first],
+            torch.where(nobody, 0.0, best),
+        )
+
+    def _evidence(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return s, candidate, item and number of every purchase of the users."""
+        candidate, shift = self.projected[items], None
+        if self.injected is not None:
+            candidate = candidate + self.injected[users]
+        elif self.config.sub_intent and len(self.shifts):
+            shift = self._mixed(self.shifts, users, items)
+            candidate = candidate + shift
+        bought, rows, sizes = purchases_of(self.indptr, self.indices, users)
+        cosine = competitor_cosines(candidate, shift, self.projected, bought, rows)
+        if self.config.computation == "release":
+            return (cosine - RELEASE_THRESHOLD).clamp_min(0), rows, bought, sizes
+        return substitution_evidence(cosine), rows, bought, sizes
+
+    def _pooled(self, evidence: Tensor, rows: Tensor, sizes: Tensor) -> Tensor:
+        if self.config.computation == "release":
+            return -torch.expm1(-RELEASE_DECAY * pool_evidence(evidence, rows, sizes, "max"))
+        return pool_evidence(evidence, rows, sizes, self.config.pooling)
+
+    def _mixed(self, stacked: Tensor, users: Tensor, items: Tensor) -> Tensor:
+        """Return the rows that attention adds up, shape ``(n, d)``."""
+        values = stacked[:, users]
+        if self.keys is None or self.queries is None:
+            return values[0]
+        weights = attention(self.keys[:, users], self.queries[items][:, None])
+        return torch.einsum("bnm,bnd->nd", weights, values)
+
+    def intent(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return z of each pair, shape ``(n, d)``."""
+        if len(self.values):
+            intent = self._mixed(self.values, users, items)
+        else:
+            intent = torch.zeros_like(self.users[users])
+        return intent if self.own is None else intent + self.own[users]
+
+    def _hesitation(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return h of each pair (Eq. 10)."""
+        virtual = self.virtual_action(users, items)
+        score: Tensor = self.estimator(self.intent(users, items), virtual)
+        return score - self.center
+
+    def virtual_action(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the action vector after the purchase that was not made, shape ``(n, d)``."""
+        mine, theirs = self.users[users], self.items[items]
+        if self.config.computation == "release":
+            return mine * (theirs + RELEASE_INJECTION * mine)
+        if self.ego_users is not None and self.ego_items is not None:
+            return theirs * self._recomputed(users, items, self.ego_users, self.ego_items)
+        degrees = self.indptr[users + 1] - self.indptr[users]
+        walk = None if self.walk is None else self.walk[items]
+        how = self.config.virtual
+        return theirs * virtual_users(mine, theirs, degrees, self.buyers[items], how, walk)
+
+    def _recomputed(
+        self, users: Tensor, items: Tensor, ego_users: Tensor, ego_items: Tensor
+    ) -> Tensor:
+        ones = np.ones(len(self.indices), dtype=np.float32)
+        arrays = (ones, self.indices.cpu().numpy(), self.indptr.cpu().numpy())
+        matrix = sp.csr_array(arrays, shape=(self.n_users, self.n_items))
+        graph = Adjacency.from_matrix(matrix)
+        return users_after_insertion(
+            graph, ego_users, ego_items, (users, items), layers=self.config.layers
+        )
+
+
+def calibrated(confidence: Tensor, explained: Tensor, config: CharmSettings) -> Tensor:
+    """Return w-bar of each pair from w and r (Eq. 13, or what a variant puts in its place)."""
+    weight = confidence * (1 - explained)
+    if config.weight == "uniform":
+        return torch.ones_like(weight)
+    if config.weight == "threshold":
+        return (weight > config.threshold).to(weight.dtype)
+    return weight
+
+
+def _shares(differences: Tensor, queries: Tensor) -> Tensor:
+    """Return the attention of all but the last behavior, shape ``(B - 1, n, N)``.
+
+    ``differences`` are keys minus the key of the last behavior: a softmax does not change when
+    the same number is taken from all its entries.
+    """
+    logits = torch.stack([keys @ queries.T for keys in differences])
+    logits /= math.sqrt(queries.shape[1])
+    if len(logits) == 1:
+        return logits.sigmoid_()
+    highest = logits.amax(dim=0).clamp_min(0)
+    shares = logits.sub_(highest).exp_()
+    shares /= shares.sum(dim=0) + torch.exp(-highest)
+    return shares

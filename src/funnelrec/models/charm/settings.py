@@ -1,0 +1,210 @@
+"""Settings of CHARM, its presets, and the variants of the paper's ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from funnelrec.models.gradient import GradientSettings, Init
+from funnelrec.objectives.substitution import Pooling
+from funnelrec.training.loop import METRIC_PATTERN
+from funnelrec.training.ordinal_sampling import OwnEdge
+
+Virtual = Literal["degree", "none", "naive", "scale", "two_hop", "recompute"]
+
+# What the released code has as flags or constants; the paper has none of them.
+RELEASE_INJECTION = 0.15
+RELEASE_MI_TEMPERATURE = 0.3
+RELEASE_RANKING_WEIGHT = 0.6
+RELEASE_LOWER_WEIGHT = 0.5
+RELEASE_MARGIN = 0.3
+RELEASE_THRESHOLD = 0.7
+RELEASE_DECAY = 0.1
+
+FREE_WITH_RELEASE = frozenset({"computation", "layers", "tau", "lambda_mi", "lambda_sub", "init"})
+
+
+class CharmSettings(GradientSettings):
+    """Settings of CHARM; each default that settles an ambiguity of the paper says why."""
+
+    computation: Literal["paper", "release"] = Field(
+        "paper",
+        description="Whose equations: those printed, or those of the authors' code, which differ "
+        "in nearly every stage. The settings below that name a variant belong to the paper.",
+    )
+    layers: int = Field(3, ge=0, description="Propagation layers L per behavior (Eq. 1).")
+    init: Init = Field(
+        "xavier", description="Xavier uniform (paper), or normal with standard deviation 0.1."
+    )
+    intent_init: Literal["xavier", "identity"] = Field(
+        "xavier",
+        description="How W_V and W_P begin: Xavier uniform, or the identity, with which z begins "
+        "as the attended auxiliary views themselves.",
+    )
+    attention: Literal["target", "mean", "none"] = Field(
+        "target",
+        description="How auxiliary views become z: by attention to the item (Eq. 2), by their "
+        "mean ('w/o Attn'), or not at all (z = 0).",
+    )
+    estimator: Literal["mlp", "cosine"] = Field(
+        "mlp",
+        description="f: an MLP on z * x, d -> d -> d -> 1 with GELU (the paper gives no shape; "
+        "this is the release's, narrowed to the printed input), or cos(z, x) ('w/o MI'). Its "
+        "last layer has no bias: Eq. 8 does not change with a constant added to f.",
+    )
+    tau: float = Field(0.3, gt=0, description="Temperature of the confidence (Eq. 11).")
+    center: bool = Field(
+        False,
+        description="Subtract the log mean exp of mismatched scores from h, which fixes the "
+        "constant that Eq. 8 leaves open. False is the printed Eq. 11.",
+    )
+    lambda_mi: float = Field(0.6, ge=0, description="Weight of the mutual information (Eq. 8).")
+    permute: Literal["vector", "item"] = Field(
+        "vector",
+        description="What the mismatched pairs of Eq. 8 swap: whole action vectors, as the text "
+        "says, or the item inside them, as the subscript reads.",
+    )
+    virtual: Virtual = Field(
+        "degree",
+        description="The virtual purchase: Eq. 9; the plain action vector ('w/o VIM'); e_u + e_i; "
+        "the first term of Eq. 9 alone; Eq. 9 with the two-step walk through the new edge; or the "
+        "exact vector from a graph with the pair added (small graphs only).",
+    )
+    weight: Literal["calibrated", "uniform", "threshold", "frequency"] = Field(
+        "calibrated",
+        description="w-bar: w (1 - r) of Eq. 13; 1; whether w (1 - r) exceeds a threshold; or "
+        "(1 - r) times the share of auxiliary behaviors that link user and item (pairs are "
+        "distinct, so frequency counts kinds of behavior).",
+    )
+    threshold: float = Field(
+        0.5, ge=0, le=1, description="Of weight='threshold'; the paper gives none."
+    )
+    weight_grad: bool = Field(
+        False,
+        description="Let gradients pass the weights w-bar. Eqs. 14 and 15 are then lowered by "
+        "sending w-bar to 0, so the default holds it fixed within a step.",
+    )
+    pooling: Pooling = Field(
+        "noisy_or",
+        description="How evidence of all purchases becomes r: the noisy-or of Eq. 13, the mean, "
+        "the maximum, or none (r = 0, 'w/o Reweight').",
+    )
+    sub_intent: bool = Field(True, description="Add z to both sides of Eq. 12.")
+    sub_projection: bool = Field(
+        True,
+        description="Project by W_S in Eq. 12. Without lambda_sub (and without weight_grad) "
+        "nothing trains W_S: it stays as it was drawn.",
+    )
+    lambda_sub: float = Field(0.2, ge=0, description="Weight of the substitution penalty (Eq. 14).")
+    competitors: int = Field(
+        4,
+        ge=1,
+        description="K, purchases drawn per candidate for the penalty; the paper gives no number. "
+        "r is always taken over all purchases.",
+    )
+    margin: float | None = Field(
+        None, description="gamma of Eq. 14: null is softplus(logit s), a number is constant."
+    )
+    sub_s_factor: bool = Field(True, description="Whether s is a factor of the penalty.")
+    sub_w_factor: bool = Field(True, description="Whether w-bar is a factor of the penalty.")
+    ordinal: bool = Field(
+        True,
+        description="Rank in two steps (Eq. 15), or purchases above all that was not bought by "
+        "BPR ('w/o Ordinal').",
+    )
+    own_edge: OwnEdge = Field(
+        "keep",
+        description="'keep': a positive is an edge of the target graph that scores it, as "
+        "printed. 'split': each epoch hides a fresh share of the purchases from the graph and "
+        "ranks these, so that training scores what the test scores: pairs the graph has not.",
+    )
+    hidden_share: float = Field(0.5, gt=0, lt=1, description="Share hidden by own_edge='split'.")
+    l2: float = Field(
+        1e-3,
+        ge=0,
+        description="Weight of the squared layer-0 rows of a batch (user, positive, candidate, "
+        "negative) and of the squared dense weights, divided by the batch size. Over all rows, "
+        "as printed, it would dwarf a mean loss.",
+    )
+    max_gradient_norm: float | None = Field(
+        20.0,
+        gt=0,
+        description="Scale longer gradients down to this length, as the release does: f has no "
+        "bound. null leaves them.",
+    )
+    metric: str = Field(
+        "ndcg@10", pattern=METRIC_PATTERN, description="Validation metric that selects the epoch."
+    )
+
+    @model_validator(mode="after")
+    def _release_is_whole(self) -> Self:
+        if self.computation == "release":
+            if self.l2:
+                raise ValueError(f"l2 must be 0 with computation='release', got {self.l2}")
+            loop = {*GradientSettings.model_fields, "l2"}
+            for name, field in type(self).model_fields.items():
+                if name in FREE_WITH_RELEASE | loop:
+                    continue
+                if getattr(self, name) != field.default:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} belongs to the paper's equations; leave "
+                        "it out with computation='release', which has none of them"
+                    )
+        return self
+
+
+# Every row of Tables 3 and 4: the settings that differ from full CHARM, and nothing else.
+VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "Backbone": {"attention": "none", "ordinal": False, "lambda_mi": 0.0, "lambda_sub": 0.0},
+        "w/o Attn": {"attention": "mean"},
+        "w/o MI": {"estimator": "cosine", "lambda_mi": 0.0},
+        "w/o VIM": {"virtual": "none"},
+        "w/o Reweight": {"pooling": "none"},
+        "w/o SUB": {"lambda_sub": 0.0},
+        "w/o Ordinal": {"ordinal": False},
+        "Uniform": {"weight": "uniform"},
+        "HardSet": {"weight": "threshold"},
+        "Heu-Freq": {"weight": "frequency"},
+        # Two rows with different figures, described as the same computation.
+        "Sub-no-w": {"sub_w_factor": False},
+        "Sub-NoWWeight": {"sub_w_factor": False},
+        "VIM-NaiveAdd": {"virtual": "naive"},
+        "VIM-ScaleOnly": {"virtual": "scale"},
+        "VIM-2HopComp": {"virtual": "two_hop"},
+        "VIM-Recompute": {"virtual": "recompute"},
+        "Sub-ItemOnly": {"sub_intent": False},
+        "Sub-NoProj": {"sub_projection": False},
+        "Sub-MeanPool": {"pooling": "mean"},
+        "Sub-MaxPool": {"pooling": "max"},
+        "Sub-FixedMargin": {"margin": 0.3},
+        "Sub-NoSWeight": {"sub_s_factor": False},
+    }
+)
+
+# Printed: lr, Xavier, batch, d, L, tau and the three weights. At 1e-5 a run takes some 1e5 steps.
+PAPER: Mapping[str, Any] = MappingProxyType({"learning_rate": 1e-5, "epochs": 2000})
+PRACTICAL: Mapping[str, Any] = MappingProxyType({"learning_rate": 1e-3})
+# AdamW's decoupled decay of the release shrinks weights by 1e-9 a step, which is left out.
+RELEASE: Mapping[str, Any] = MappingProxyType(
+    {
+        "computation": "release",
+        "learning_rate": 1e-5,
+        "epochs": 1000,
+        "patience": 100,
+        "lambda_mi": 1.0,
+        "lambda_sub": 0.1,
+        "l2": 0.0,
+    }
+)
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "paper": PAPER,
+        "practical": PRACTICAL,
+        "release": RELEASE,
+    }
+)

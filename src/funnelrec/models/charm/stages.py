@@ -1,0 +1,238 @@
+"""The equations of CHARM as functions of rows; training and inference both call these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from funnelrec.models.charm.settings import Virtual
+from funnelrec.models.gradient import table
+
+# Rows of competitors held at one time: 32 MiB at d = 64.
+COMPETITOR_BUDGET = 2**17
+
+
+def rows_of(table: Tensor, numbers: Tensor) -> Tensor:
+    """Return rows of a table: shapes ``(N, d)`` and ``(...)`` give ``(..., d)``.
+
+    As ``table[numbers]``, whose gradient takes several times as long on a CPU.
+    """
+    chosen = table.index_select(0, numbers.flatten())
+    return chosen.reshape(*numbers.shape, table.shape[1])
+
+
+def attention(keys: Tensor, queries: Tensor) -> Tensor:
+    r"""Return :math:`a^b = \text{softmax}_b(k_b^T q/\sqrt d)` (Eq. 2).
+
+    Parameters
+    ----------
+    keys
+        Auxiliary user views times W_K, shape ``(B, n, d)``.
+    queries
+        Target item views times W_Q, shape ``(n, m, d)``: m items a user.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(B, n, m)``, adding up to 1 over B.
+    """
+    logits = torch.einsum("bnd,nmd->bnm", keys, queries) / math.sqrt(keys.shape[-1])
+    return torch.softmax(logits, dim=0)
+
+
+def aggregate(weights: Tensor, values: Tensor) -> Tensor:
+    r"""Return :math:`z = \sum_b a^b v_b` with the views already times W_V W_P (Eq. 3).
+
+    Parameters
+    ----------
+    weights
+        Shape ``(B, n, m)``.
+    values
+        Shape ``(B, n, d)``.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(n, m, d)``.
+    """
+    return torch.einsum("bnm,bnd->nmd", weights, values)
+
+
+def preference(users: Tensor, items: Tensor, intent: Tensor) -> Tensor:
+    r"""Return :math:`y = (e_u + z)^T (e_i + z)` (Eq. 10's score of preference).
+
+    Parameters
+    ----------
+    users, items, intent
+        Shapes that broadcast, last dimension d.
+    """
+    return ((users + intent) * (items + intent)).sum(dim=-1)
+
+
+def virtual_users(
+    users: Tensor,
+    items: Tensor,
+    user_degrees: Tensor,
+    item_degrees: Tensor,
+    how: Virtual,
+    walk: Tensor | None = None,
+) -> Tensor:
+    r"""Return the user vector after a purchase that has not been made (Eq. 9).
+
+    .. math:: \tilde e_u = \sqrt{\frac{n_u}{n_u + 1}}\,e_u + \frac{e_i}{\sqrt{(n_u + 1)(n_i + 1)}}
+
+    Parameters
+    ----------
+    users, items
+        e_u and e_i of the pairs, shape ``(n, d)``.
+    user_degrees, item_degrees
+        Purchases n_u of the user and buyers n_i of the item, shape ``(n,)``.
+    how
+        ``degree``: the equation. ``none``: e_u. ``naive``: e_u + e_i. ``scale``: the first term.
+        ``two_hop``: the equation, and the walk through the new edge to the item's buyers
+        v, :math:`\sum_v e_v / (\sqrt{n_u + 1}\,(n_i + 1) \sqrt{n_v})`.
+    walk
+        :math:`\sum_v e_v/\sqrt{n_v}` over the buyers of the item, shape ``(n, d)``, for
+        ``two_hop``.
+    """
+    if how == "none":
+        return users
+    if how == "naive":
+        return users + items
+    bought = user_degrees.to(users.dtype)[:, None]
+    buyers = item_degrees.to(users.dtype)[:, None] + 1
+    scaled = (bought / (bought + 1)).sqrt() * users
+    if how == "scale":
+        return scaled
+    added = scaled + items * ((bought + 1) * buyers).rsqrt()
+    if how == "two_hop" and walk is not None:
+        added = added + walk * (bought + 1).rsqrt() / buyers
+    return added
+
+
+class Estimator(nn.Module):
+    """f(z, x), a score of how well an action fits an intent (Eq. 7).
+
+    Parameters
+    ----------
+    kind
+        ``mlp``: a network on z * x. ``cosine``: cos(z, x), nothing to learn. ``concat``: a
+        network on z, x and z * x side by side, as the release has it, whose last bias counts
+        because gradients pass the confidence there.
+    dim
+        d, the width of every layer.
+    generator
+        Draws the weights, Xavier uniform; where they are loaded afterwards, any will do.
+    """
+
+    def __init__(self, kind: str, dim: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "cosine":
+            return
+        inputs = 3 * dim if kind == "concat" else dim
+        drawn = torch.Generator() if generator is None else generator
+        self.first = table(inputs, dim, "xavier", drawn)
+        self.first_bias = nn.Parameter(torch.zeros(dim))
+        self.second = table(dim, dim, "xavier", drawn)
+        self.second_bias = nn.Parameter(torch.zeros(dim))
+        self.last = table(dim, 1, "xavier", drawn)
+        if kind == "concat":
+            self.last_bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, intent: Tensor, action: Tensor) -> Tensor:
+        """Return f of each row: shapes ``(..., d)`` and ``(..., d)`` give ``(...)``."""
+        if self.kind == "cosine":
+            return F.cosine_similarity(intent, action, dim=-1)
+        joint = intent * action
+        if self.kind == "concat":
+            shape = joint.shape
+            joint = torch.cat([intent.expand(shape), action.expand(shape), joint], dim=-1)
+        hidden = F.gelu(joint @ self.first + self.first_bias)
+        hidden = F.gelu(hidden @ self.second + self.second_bias)
+        scores = (hidden @ self.last).squeeze(-1)
+        return scores + self.last_bias if self.kind == "concat" else scores
+
+
+def purchases_of(indptr: Tensor, indices: Tensor, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the purchases of some users: items, row of each, number per row.
+
+    Parameters
+    ----------
+    indptr, indices
+        Compressed rows of the purchases.
+    users
+        int64, shape ``(n,)``.
+
+    Returns
+    -------
+    tuple of Tensor
+        int64: shapes ``(m,)``, ``(m,)`` and ``(n,)``; rows count from 0 in the order of
+        ``users``.
+    """
+    starts = indptr[users].long()
+    sizes = indptr[users + 1].long() - starts
+    rows = torch.repeat_interleave(torch.arange(len(users), device=users.device), sizes)
+    first = starts - (sizes.cumsum(0) - sizes)
+    places = first[rows] + torch.arange(len(rows), device=users.device)
+    return indices[places].long(), rows, sizes
+
+
+def competitor_blocks(indptr: Tensor, users: Tensor) -> Iterator[slice]:
+    """Yield runs of pairs that have, with their competitors, about the budget of rows."""
+    sizes = indptr[users + 1].long() - indptr[users].long() + 1
+    number = sizes.cumsum(0).div(COMPETITOR_BUDGET, rounding_mode="floor")
+    _, lengths = torch.unique_consecutive(number, return_counts=True)
+    start = 0
+    for length in lengths.tolist():
+        yield slice(start, start + length)
+        start += length
+
+
+def competitor_cosines(
+    shifted: Tensor,
+    shift: Tensor | None,
+    projected: Tensor,
+    items: Tensor,
+    rows: Tensor,
+) -> Tensor:
+    r"""Return :math:`\cos(c, p_{i'} + \zeta)` of each candidate and competitor (inside Eq. 12).
+
+    Written with :math:`c^T(p + \zeta) = c^T p + c^T\zeta` and
+    :math:`\lVert p + \zeta\rVert^2 = \lVert p\rVert^2 + 2\zeta^T p + \lVert\zeta\rVert^2`, so
+    that a competitor is fetched once and nothing of size (pairs, competitors, d) is added up.
+
+    Parameters
+    ----------
+    shifted
+        c, the candidate's side, shape ``(n, d)``.
+    shift
+        zeta, what the candidate's intent adds to the competitor, shape ``(n, d)``, or None.
+    projected
+        p of every item, shape ``(N, d)``.
+    items, rows
+        Competitors and their candidates, int64, shape ``(m,)``.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(m,)``, in [-1, 1]; 0 for a vector of zeros.
+    """
+    other = projected[items]
+    squares = other.square().sum(dim=-1)
+    if shift is None:
+        dots = torch.einsum("sd,sd->s", other, shifted[rows])
+    else:
+        both = torch.stack([shifted, shift], dim=1)[rows]
+        against = torch.einsum("sd,skd->sk", other, both)
+        dots = against[:, 0] + (shifted * shift).sum(dim=-1)[rows]
+        squares = squares + 2 * against[:, 1] + shift.square().sum(dim=-1)[rows]
+    lengths = squares * shifted.square().sum(dim=-1)[rows]
+    positive = lengths > 0
+    # Nothing is divided by zero, not even where its result is thrown away: gradients are finite.
+    safe = torch.where(positive, lengths, 1.0)
+    return torch.where(positive, dots * safe.rsqrt(), 0.0).clamp(-1, 1)
