@@ -72,14 +72,20 @@ class Oracle:
     center: Tensor | float = 0.0
 
     def __post_init__(self) -> None:
-        made, layers = self.made, self.made.config.layers
-        self.users, self.items = dense_lightgcn(self.bought, made.users, made.items, layers=layers)
-        self.auxiliary = [
-            dense_lightgcn(
-                dense(self.data.interactions[name]), made.users, made.items, layers=layers
-            )[0]
+        made, config = self.made, self.made.config
+        how: dict[str, Any] = {
+            "layers": config.layers,
+            "combine": config.combine,
+            "normalize": config.normalize_layers,
+        }
+        self.users, self.items = dense_lightgcn(self.bought, made.users, made.items, **how)
+        others = [
+            dense_lightgcn(dense(self.data.interactions[name]), made.users, made.items, **how)
             for name in self.data.auxiliary
         ]
+        self.auxiliary = [users for users, _ in others]
+        if config.item_view == "all":
+            self.items = torch.stack([self.items, *(items for _, items in others)]).mean(dim=0)
 
     def intent(self, u: int, i: int) -> Tensor:
         made, config = self.made, self.made.config
@@ -190,6 +196,11 @@ class Oracle:
         return (self.users[u] + z) @ (self.items[i] + z)
 
 
+def above(score: Tensor, others: list[Tensor]) -> Tensor:
+    """Return minus the log of the share of ``score`` in a softmax over it and others."""
+    return -torch.log(score.exp() / (score.exp() + sum(other.exp() for other in others)))
+
+
 def slow_terms(made: CharmNetwork, data: TrainingData, batch: OrdinalBatch) -> dict[str, Tensor]:
     """Return Eq. 16, term by term and pair by pair."""
     config = made.config
@@ -202,33 +213,47 @@ def slow_terms(made: CharmNetwork, data: TrainingData, batch: OrdinalBatch) -> d
     n = len(users)
     terms: dict[str, Tensor] = {}
     pairs = list(zip(users, positives, strict=True))
-    joint = torch.stack([oracle.f(oracle.intent(u, i), oracle.x(u, i)) for u, i in pairs])
+    seen_by_f = [(oracle.intent(u, i), oracle.x(u, i)) for u, i in pairs]
+    if config.mi_gradient == "estimator":
+        seen_by_f = [(z.detach(), x.detach()) for z, x in seen_by_f]
+    joint = torch.stack([oracle.f(z, x) for z, x in seen_by_f])
     order = batch.permutation.tolist()
     mismatched = torch.stack([
         oracle.f(
-            oracle.intent(u, i),
-            oracle.x(*pairs[order[k]])
+            seen_by_f[k][0],
+            seen_by_f[order[k]][1]
             if config.permute == "vector"
             else oracle.x(u, positives[order[k]]),
         )
-        for k, (u, i) in enumerate(pairs)
+        for k, (u, _) in enumerate(pairs)
     ])  # fmt: skip
     if config.lambda_mi:
         terms["mi"] = config.lambda_mi * (mismatched.exp().mean().log() - joint.mean())
     if config.center:
         oracle.center = mismatched.detach().exp().mean().log()
     rec, sub = [], []
+    there = [k for k in range(n) if batch.has_candidate[k]]
+    scale = 1.0
+    if config.lower_weight is not None:
+        mean = sum(float(oracle.weight(users[k], candidates[k])) for k in there) / len(there)
+        scale = config.lower_weight / mean
+    excluded = dense(data.seen if config.ordinal else data.purchases)
     for k, (u, i) in enumerate(pairs):
         h, j = candidates[k], negatives[k]
-        there = bool(batch.has_candidate[k])
-        if config.ordinal and there:
+        others = [j]
+        if batch.shared is not None:
+            others = [other for other in batch.shared.tolist() if not excluded[u, other]]
+        unseen = [oracle.y(u, other) for other in others]
+        direct = above(oracle.y(u, i), unseen)
+        if config.ordinal and k in there:
             rec.append(
-                minus_log_sigmoid(oracle.y(u, i) - oracle.y(u, h))
-                + oracle.weight(u, h) * minus_log_sigmoid(oracle.y(u, h) - oracle.y(u, j))
+                config.upper_weight * minus_log_sigmoid(oracle.y(u, i) - oracle.y(u, h))
+                + scale * oracle.weight(u, h) * above(oracle.y(u, h), unseen)
+                + config.direct_weight * direct
             )
         else:
-            rec.append(minus_log_sigmoid(oracle.y(u, i) - oracle.y(u, j)))
-        if not config.lambda_sub or not there or not batch.has_competitor[k]:
+            rec.append(direct)
+        if not config.lambda_sub or k not in there or not batch.has_competitor[k]:
             continue
         for other in batch.competitors[k].tolist():
             assert bought[u, other]
@@ -242,7 +267,10 @@ def slow_terms(made: CharmNetwork, data: TrainingData, batch: OrdinalBatch) -> d
     if config.lambda_sub:
         terms["sub"] = config.lambda_sub * torch.stack(sub).mean()
     squares = [made.users[u].square().sum() + made.items[i].square().sum() for u, i in pairs]
-    squares += [made.items[j].square().sum() for j in negatives]
+    squares += [
+        made.items[j].square().sum()
+        for j in (negatives if batch.shared is None else batch.shared.tolist())
+    ]
     squares += [
         made.items[h].square().sum() for k, h in enumerate(candidates) if batch.has_candidate[k]
     ]

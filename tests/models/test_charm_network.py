@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,12 @@ CASES: dict[str, dict[str, Any]] = {
     "centered": {"center": True, "permute": "item", "lambda_mi": 0.0},
     "centered, trained": {"center": True, "permute": "item"},
     "split": {"own_edge": "split", "batch_size": 1000, "hidden_share": 0.06},
+    "shared negatives": {"negatives": 9, "batch_size": 1000},
+    "shared negatives, w/o Ordinal": {"negatives": 5, "ordinal": False},
+    "weighted steps": {"upper_weight": 0.3, "direct_weight": 0.4, "lower_weight": 1.5},
+    "f alone": {"mi_gradient": "estimator"},
+    "views of all behaviors": {"item_view": "all", "normalize_layers": True, "combine": "sum"},
+    "views of purchases, normalised": {"normalize_layers": True},
     "weights with gradient": {"weight_grad": True},
     "frequency with gradient": {"weight_grad": True, "weight": "frequency", "lambda_sub": 0.0},
 }
@@ -162,6 +169,38 @@ def test_views_are_lightgcn_and_auxiliary_items_are_not_made(tiny_dataset: Datas
         matrix = dense(data.interactions[name])
         expected, _ = dense_lightgcn(matrix, made.users, made.items, layers=2)
         torch.testing.assert_close(view, expected)
+
+
+def test_the_bound_pulls_the_views_unless_it_trains_f_alone(tiny_dataset: Dataset) -> None:
+    data = tiny_dataset.training
+    for how, pulled in (("all", True), ("estimator", False)):
+        made = network(data, mi_gradient=how)
+        torch.autograd.backward(made.loss(batch_of(data, mi_gradient=how))["mi"])
+        assert (made.items.grad is not None and bool(made.items.grad.any())) == pulled
+        assert made.estimator.first.grad is not None
+        assert made.estimator.first.grad.any()
+
+
+def test_users_who_saw_all_shared_negatives_have_no_lower_step(tiny_dataset: Dataset) -> None:
+    data = tiny_dataset.training
+    options: dict[str, Any] = {"negatives": 2, "lambda_mi": 0.0, "lambda_sub": 0.0, "l2": 0.0}
+    made, batch = network(data, **options), batch_of(data, **options)
+    rows = torch.arange(len(batch.users)).repeat_interleave(2)
+    everything = torch.stack([rows, torch.arange(2).repeat(len(batch.users))])
+    torch.autograd.backward(made.loss(replace(batch, shared_seen=everything))["rec"])
+    assert made.users.grad is not None
+    assert torch.isfinite(made.users.grad).all()
+    steps = made.loss(replace(batch, shared_seen=everything))["rec"]
+    alone = network(data, **options, weight="uniform", upper_weight=1.0)
+    with torch.no_grad():
+        alone.load_state_dict(made.state_dict())
+    views = alone.encode()
+    items = torch.stack([batch.positives, batch.candidates], dim=1)
+    z = alone.intent(views, batch.users, items)
+    mine = views.users[batch.users][:, None]
+    y = ((mine + z) * (views.items[items] + z)).sum(dim=-1)
+    upper = torch.where(batch.has_candidate, torch.log1p(torch.exp(y[:, 1] - y[:, 0])), 0.0)
+    torch.testing.assert_close(steps, upper.mean())
 
 
 def test_a_user_without_purchases_is_explained_by_nothing(tiny_dataset: Dataset) -> None:

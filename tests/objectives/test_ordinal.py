@@ -19,24 +19,33 @@ def drawn(seed: int, rows: int) -> tuple[list[Tensor], Tensor, Tensor]:
     return scores, weight, torch.rand(rows, generator=generator) < 0.6
 
 
-def slow(scores: list[Tensor], weight: Tensor, present: Tensor) -> Tensor:
+def slow(
+    scores: list[Tensor], weight: Tensor, present: Tensor, upper: float = 1.0, direct: float = 0.0
+) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for row in range(len(weight)):
         positive, middle, negative = (part[row] for part in scores)
         if present[row]:
-            total = total - torch.log(torch.sigmoid(positive - middle))
+            total = total - upper * torch.log(torch.sigmoid(positive - middle))
+            total = total - direct * torch.log(torch.sigmoid(positive - negative))
             total = total - weight[row] * torch.log(torch.sigmoid(middle - negative))
         else:
             total = total - torch.log(torch.sigmoid(positive - negative))
     return total / len(weight)
 
 
-@given(st.integers(0, 1000), st.integers(1, 8))
-def test_it_is_its_definition_with_gradients(seed: int, rows: int) -> None:
+@given(st.integers(0, 1000), st.integers(1, 8), st.sampled_from([(1.0, 0.0), (0.3, 0.7)]))
+def test_it_is_its_definition_with_gradients(
+    seed: int, rows: int, steps: tuple[float, float]
+) -> None:
     scores, weight, present = drawn(seed, rows)
-    found = ordinal(*scores, weight=weight, present=present)
+    found = ordinal(
+        *scores, weight=weight, present=present, upper_weight=steps[0], direct_weight=steps[1]
+    )
     # The weight joins in even where no row uses it, so that autograd knows it.
-    expected = slow(scores, weight, present) + 0 * weight.sum() + 0 * sum(s.sum() for s in scores)
+    expected = (
+        slow(scores, weight, present, *steps) + 0 * weight.sum() + 0 * sum(s.sum() for s in scores)
+    )
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     leaves = [*scores, weight]
     torch.testing.assert_close(
@@ -68,3 +77,19 @@ def test_it_is_lowest_where_the_order_holds() -> None:
     right = ordinal(high, middle, low, weight=one, present=there)
     for wrong in ((middle, high, low), (high, low, middle), (low, middle, high)):
         assert right < ordinal(*wrong, weight=one, present=there)
+
+
+def test_several_negatives_by_their_log_sum_exp_are_a_cross_entropy() -> None:
+    generator = torch.Generator().manual_seed(4)
+    middle = torch.randn(5, generator=generator, dtype=torch.float64)
+    others = torch.randn(5, 7, generator=generator, dtype=torch.float64)
+    far = torch.full((5,), 1e3, dtype=torch.float64)
+    found = ordinal(
+        far,
+        middle,
+        others.logsumexp(dim=1),
+        weight=torch.ones(5, dtype=torch.float64),
+        present=torch.ones(5, dtype=torch.bool),
+    )
+    logits = torch.cat([middle[:, None], others], dim=1)
+    torch.testing.assert_close(found, -torch.log_softmax(logits, dim=1)[:, 0].mean())

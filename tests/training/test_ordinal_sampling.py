@@ -215,3 +215,31 @@ def test_touches_are_one_item_a_behavior_bought_or_not(tiny_dataset: Dataset) ->
     first, again = (next(made.epoch(4)).touched for _ in range(2))
     assert torch.equal(first, again)
     assert batch.to(torch.device("meta")).touched.device.type == "meta"
+
+
+@pytest.mark.parametrize("negatives", ["unseen", "unbought"])
+def test_shared_negatives_are_distinct_and_what_was_seen_is_named(
+    tiny_dataset: Dataset, negatives: Any
+) -> None:
+    data = tiny_dataset.training
+    excluded = data.seen if negatives == "unseen" else data.purchases
+    drawn = np.zeros(data.n_items)
+    for number in range(60):
+        for batch in sampler(tiny_dataset, shared=6, negatives=negatives).epoch(number):
+            assert batch.shared is not None
+            assert batch.shared_seen is not None
+            items = batch.shared.numpy()
+            assert len(set(items.tolist())) == 6
+            drawn[items] += 1
+            named = np.zeros((len(batch.users), 6), dtype=bool)
+            named[tuple(batch.shared_seen.numpy())] = True
+            users = batch.users.numpy()
+            assert (named == excluded.contains(users[:, None], items[None, :])).all()
+    assert chisquare(drawn).pvalue > 1e-3
+
+
+def test_no_more_negatives_are_shared_than_there_are_items(tiny_dataset: Dataset) -> None:
+    batch = next(iter(sampler(tiny_dataset, shared=10**6).epoch(1)))
+    assert batch.shared is not None
+    assert sorted(batch.shared.tolist()) == list(range(tiny_dataset.training.n_items))
+    assert next(iter(sampler(tiny_dataset).epoch(1))).shared is None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from funnelrec.common.errors import CapabilityError, ConfigError
 from funnelrec.common.random import stream
-from funnelrec.data.interactions import Interactions
+from funnelrec.data.interactions import Interactions, LongArray
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.training.sampling import NegativeDrawer, PairSampler, RowDrawer, left_out
 
@@ -44,6 +44,12 @@ class OrdinalBatch:
         A uniform permutation of 0..n-1, int64.
     graph
         The purchases the batch may look at, where they are not all.
+    shared
+        Negatives for the whole batch, int64, shape ``(J,)``, distinct, where more than one is
+        wanted.
+    shared_seen
+        Which of them a user of the batch has seen: rows and places in ``shared``, int64, shape
+        ``(2, m)``.
     """
 
     users: Tensor
@@ -56,6 +62,8 @@ class OrdinalBatch:
     has_competitor: Tensor
     permutation: Tensor
     graph: Adjacency | None = None
+    shared: Tensor | None = None
+    shared_seen: Tensor | None = None
     # One entry a device, shared by the batches of an epoch: the graph moves once.
     _moved: dict[torch.device, Adjacency] = field(default_factory=dict, repr=False, compare=False)
 
@@ -77,6 +85,8 @@ class OrdinalBatch:
             self.has_competitor.to(device),
             self.permutation.to(device),
             graph,
+            None if self.shared is None else self.shared.to(device),
+            None if self.shared_seen is None else self.shared_seen.to(device),
             self._moved,
         )
 
@@ -111,6 +121,9 @@ class OrdinalSampler:
         is scored in training is then as absent from the graph as what is scored in the test.
     hidden_share
         That share, above 0 and below 1; at least one purchase is hidden.
+    shared
+        Above 1: this many distinct items are drawn per batch as negatives for all its rows (all
+        items, if there are no more).
 
     Raises
     ------
@@ -129,15 +142,19 @@ class OrdinalSampler:
         negatives: Negatives = "unseen",
         own_edge: OwnEdge = "keep",
         hidden_share: float = 0.5,
+        shared: int = 1,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("competitors", competitors)):
+        given = {"batch_size": batch_size, "competitors": competitors, "shared": shared}
+        for name, value in given.items():
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}.")
         if not 0 < hidden_share < 1:
             raise ConfigError(f"hidden_share must lie between 0 and 1, got {hidden_share}.")
         self._purchases = purchases
         seen = purchases.merged(*auxiliary)
-        self._drawer = NegativeDrawer(seen if negatives == "unseen" else purchases)
+        self._excluded = seen if negatives == "unseen" else purchases
+        self._drawer = NegativeDrawer(self._excluded)
+        self._shared = min(shared, purchases.n_items)
         candidates = seen.select(~purchases.contains(seen.users, seen.indices))
         self._candidates = RowDrawer(candidates)
         self._touches = sum(
@@ -190,6 +207,9 @@ class OrdinalSampler:
         moved: dict[torch.device, Adjacency] = {}
         for start in range(0, users.size, self._batch_size):
             part = slice(start, start + self._batch_size)
+            common: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
+            if self._shared > 1:
+                common = self._common(users[part], rng)
             yield OrdinalBatch(
                 torch.from_numpy(users[part]),
                 torch.from_numpy(positives[part]),
@@ -201,8 +221,23 @@ class OrdinalSampler:
                 torch.from_numpy(has_competitor[part]),
                 torch.from_numpy(rng.permutation(len(users[part]))),
                 graph,
+                common[0],
+                common[1],
                 moved,
             )
+
+    def _common(self, users: LongArray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return negatives for a whole batch, and which of them its users have seen."""
+        excluded = self._excluded
+        drawn = rng.choice(excluded.n_items, self._shared, replace=False)
+        place = np.full(excluded.n_items, -1)
+        place[drawn] = np.arange(drawn.size)
+        sizes = excluded.user_degrees[users].astype(np.int64)
+        rows = np.repeat(np.arange(users.size), sizes)
+        first = excluded.indptr[users] - (np.cumsum(sizes) - sizes)
+        columns = place[excluded.indices[np.repeat(first, sizes) + np.arange(rows.size)]]
+        hit = columns >= 0
+        return torch.from_numpy(drawn), torch.from_numpy(np.stack([rows[hit], columns[hit]]))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from dataclasses import fields as dataclass_fields
@@ -26,7 +25,9 @@ from funnelrec.models.charm.stages import (
     attention,
     competitor_blocks,
     competitor_cosines,
+    preference_block,
     purchases_of,
+    shares,
     virtual_users,
 )
 from funnelrec.objectives.substitution import pool_evidence, substitution_evidence
@@ -163,41 +164,15 @@ class Learned:
         return len(self.items)
 
     def score(self, users: Any) -> Tensor:
-        r"""Return y of every item, shape ``(n, N)``, without any array of size n x N x d.
-
-        With :math:`z = v_B + \sum_{b<B} a^b \delta_b`, :math:`\delta_b = v_b - v_B`,
-
-        .. math:: y = (e_u + v_B)^T e_i + v_B^T e_u + \lVert v_B\rVert^2 + \sum_b a^b
-           \Bigl(\delta_b^T e_i + \delta_b^T e_u + 2 v_B^T\delta_b + \sum_c a^c \delta_b^T\delta_c
-           \Bigr)
-
-        is :math:`(e_u + z)^T(e_i + z)` in 2B - 1 matrix products. The release ranks by
-        :math:`z^T e_i`, which is the first term and the first of the sum.
-        """
+        """Return y of every item, shape ``(n, N)``; the release ranks by z^T e_i."""
         numbers = torch.as_tensor(users, device=self.users.device)
-        release = self.config.computation == "release"
         own = self.users if self.own is None else self.own
-        base = own[numbers]
-        if not len(self.values):
-            return base @ self.items.T
+        given = None
+        if self.keys is not None and self.queries is not None:
+            given = shares(self.keys[:, numbers], self.queries)
+        squared = self.config.computation != "release"
         values = self.values[:, numbers]
-        last = values[-1]
-        block = (base + last) @ self.items.T
-        if not release:
-            block += ((base + last) * last).sum(dim=1, keepdim=True)
-        if self.keys is None or self.queries is None:
-            return block
-        keys = self.keys[:, numbers]
-        shares = _shares(keys[:-1] - keys[-1], self.queries)
-        differences = values[:-1] - last
-        for share, difference in zip(shares, differences, strict=True):
-            term = difference @ self.items.T
-            if not release:
-                term += ((base + 2 * last) * difference).sum(dim=1, keepdim=True)
-                for other, beside in zip(shares, differences, strict=True):
-                    term.addcmul_(other, (difference * beside).sum(dim=1, keepdim=True))
-            block.addcmul_(share, term)
-        return block
+        return preference_block(own[numbers], values, given, self.items, squared=squared)
 
     # -- the evidence --------------------------------------------------------------------
 
@@ -336,19 +311,3 @@ def calibrated(confidence: Tensor, explained: Tensor, config: CharmSettings) -> 
     if config.weight == "threshold":
         return (weight > config.threshold).to(weight.dtype)
     return weight
-
-
-def _shares(differences: Tensor, queries: Tensor) -> Tensor:
-    """Return the attention of all but the last behavior, shape ``(B - 1, n, N)``.
-
-    ``differences`` are keys minus the key of the last behavior: a softmax does not change when
-    the same number is taken from all its entries.
-    """
-    logits = torch.stack([keys @ queries.T for keys in differences])
-    logits /= math.sqrt(queries.shape[1])
-    if len(logits) == 1:
-        return logits.sigmoid_()
-    highest = logits.amax(dim=0).clamp_min(0)
-    shares = logits.sub_(highest).exp_()
-    shares /= shares.sum(dim=0) + torch.exp(-highest)
-    return shares

@@ -127,6 +127,7 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
             negatives="unseen" if config.ordinal else "unbought",
             own_edge=config.own_edge,
             hidden_share=config.hidden_share,
+            shared=config.negatives,
         )
 
     def _adopt(self, network: CharmNetwork) -> None:

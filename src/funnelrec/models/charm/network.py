@@ -23,8 +23,10 @@ from funnelrec.models.charm.stages import (
     competitor_blocks,
     competitor_cosines,
     preference,
+    preference_block,
     purchases_of,
     rows_of,
+    shares,
     virtual_users,
 )
 from funnelrec.models.gradient import GradientNetwork, Graphs, table
@@ -38,6 +40,9 @@ from funnelrec.objectives.substitution import (
     substitution_penalty,
 )
 from funnelrec.training.ordinal_sampling import OrdinalBatch
+
+# A batch whose weights are all about 0 shall not divide by it.
+_LEAST_MEAN = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +63,10 @@ class Views:
     items: Tensor
     auxiliary: Tensor
     graph: Adjacency
+
+    def detach(self) -> Views:
+        """Return the views without their gradients."""
+        return Views(self.users.detach(), self.items.detach(), self.auxiliary.detach(), self.graph)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,11 +145,21 @@ class CharmNetwork(GradientNetwork):
             What stands for the purchases, if not all of training.
         """
         *others, purchases = self.graphs.all
-        target = purchases if graph is None else graph
-        layers = self.config.layers
-        users, items = propagate([target], self.users, self.items, layers=layers)
+        config, target = self.config, purchases if graph is None else graph
+        tables, layers = (self.users, self.items), config.layers
+        if config.item_view == "all" or config.normalize_layers:
+            users, items = propagate(
+                (*others, target),
+                *tables,
+                layers=layers,
+                combine=config.combine,
+                normalize_layers=config.normalize_layers,
+            )
+            seen = items.mean(dim=0) if config.item_view == "all" else items[-1]
+            return Views(users[-1], seen, users[:-1], target)
+        users, items = propagate((target,), *tables, layers=layers, combine=config.combine)
         if others:
-            auxiliary = propagate_users(others, self.users, self.items, layers=layers)
+            auxiliary = propagate_users(others, *tables, layers=layers, combine=config.combine)
         else:
             auxiliary = users.new_empty(0, *self.users.shape)
         return Views(users[0], items[0], auxiliary, target)
@@ -296,28 +315,45 @@ class CharmNetwork(GradientNetwork):
         """Return the terms of Eq. 16, weighted: rec, mi, sub and l2."""
         config = self.config
         views = self.encode(batch.graph)
-        columns = (batch.positives, batch.candidates, batch.negatives)
-        items = torch.cat([torch.stack(columns, dim=1), batch.competitors], dim=1)
+        columns = torch.stack([batch.positives, batch.candidates], dim=1)
+        if batch.shared is None:
+            columns = torch.cat([columns, batch.negatives[:, None]], dim=1)
+        wide = columns.shape[1]
+        items = torch.cat([columns, batch.competitors], dim=1)
         intent = self.intent(views, batch.users, items)
         scores = preference(
             rows_of(views.users, batch.users[:, None]), rows_of(views.items, items), intent
         )
-        positive, candidate, negative = scores[:, :3].unbind(dim=1)
+        positive, candidate = scores[:, 0], scores[:, 1]
+        if batch.shared is None:
+            negative = scores[:, 2]
+        else:
+            negative = self._shared_negatives(views, batch).logsumexp(dim=1)
         terms: dict[str, Tensor] = {}
         center = None
         if config.lambda_mi or config.center:
             action = self.action(views, batch.users, batch.positives)
-            joint = self.estimate(intent[:, 0], action)
+            bought, seen = intent[:, 0], views
+            if config.mi_gradient == "estimator":
+                action, bought, seen = action.detach(), bought.detach(), views.detach()
+            joint = self.estimate(bought, action)
             mismatched = self.mismatched(
-                views, batch.users, batch.positives, intent[:, 0], batch.permutation
+                seen, batch.users, batch.positives, bought, batch.permutation
             )
             center = log_mean_exp(mismatched.detach())
             if config.lambda_mi:
                 terms["mi"] = config.lambda_mi * donsker_varadhan(joint, mismatched)
         weight = self._weights(views, batch, intent[:, 1], center)
         if config.ordinal:
-            there = batch.has_candidate
-            terms["rec"] = ordinal(positive, candidate, negative, weight=weight, present=there)
+            terms["rec"] = ordinal(
+                positive,
+                candidate,
+                negative,
+                weight=self._scaled(weight, batch.has_candidate),
+                present=batch.has_candidate,
+                upper_weight=config.upper_weight,
+                direct_weight=config.direct_weight,
+            )
         else:
             terms["rec"] = bpr(positive, negative)
         if config.lambda_sub:
@@ -326,13 +362,40 @@ class CharmNetwork(GradientNetwork):
                 batch.candidates,
                 batch.competitors,
                 intent[:, 1],
-                candidate[:, None] - scores[:, 3:],
+                candidate[:, None] - scores[:, wide:],
                 weight=weight,
                 present=batch.has_candidate & batch.has_competitor,
             )
         if config.l2:
             terms["l2"] = config.l2 * self._squares(batch) / len(batch.users)
         return terms
+
+    def _shared_negatives(self, views: Views, batch: OrdinalBatch) -> Tensor:
+        """Return y of the negatives that the batch shares, very low where a user has seen one."""
+        if batch.shared is None or batch.shared_seen is None:
+            raise ValueError("the batch shares no negatives")
+        items = views.items.index_select(0, batch.shared)
+        mine = views.users.index_select(0, batch.users)
+        auxiliary = views.auxiliary.index_select(1, batch.users)
+        values, given = auxiliary, None
+        if self.behaviors:
+            values = auxiliary @ self.value @ self.project
+        if self.chooses:
+            given = shares(auxiliary @ self.key, items @ self.query)
+        elif self.behaviors:
+            values = values.mean(dim=0, keepdim=True)
+        block = preference_block(mine, values, given, items)
+        rows, columns = batch.shared_seen
+        # Not infinity: a user may have seen every one of them, and then has no gradient here.
+        lowest = block.new_full((), torch.finfo(block.dtype).min / 2)
+        return block.index_put((rows, columns), lowest)
+
+    def _scaled(self, weight: Tensor, present: Tensor) -> Tensor:
+        """Return w-bar as Eq. 15 takes it."""
+        if self.config.lower_weight is None:
+            return weight
+        mean = (weight * present).sum() / present.sum().clamp_min(1)
+        return weight * (self.config.lower_weight / mean.clamp_min(_LEAST_MEAN))
 
     def mismatched(
         self, views: Views, users: Tensor, items: Tensor, intent: Tensor, permutation: Tensor
@@ -375,7 +438,7 @@ class CharmNetwork(GradientNetwork):
         rows = (
             rows_of(self.users, batch.users),
             rows_of(self.items, batch.positives),
-            rows_of(self.items, batch.negatives),
+            rows_of(self.items, batch.negatives if batch.shared is None else batch.shared),
             rows_of(self.items, batch.candidates) * batch.has_candidate[:, None],
         )
         tables = (self.users, self.items)

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from funnelrec.graph.propagation import Combination
 from funnelrec.models.gradient import GradientSettings, Init
 from funnelrec.objectives.substitution import Pooling
 from funnelrec.training.loop import METRIC_PATTERN
@@ -36,6 +37,19 @@ class CharmSettings(GradientSettings):
         "in nearly every stage. The settings below that name a variant belong to the paper.",
     )
     layers: int = Field(3, ge=0, description="Propagation layers L per behavior (Eq. 1).")
+    combine: Combination = Field(
+        "mean", description="How layers become one view: their mean (LightGCN), sum or the last."
+    )
+    normalize_layers: bool = Field(
+        False,
+        description="Divide the rows of layers 1 to L by their length, as RMBRec's encoder does. "
+        "Eq. 1 does not; without it a touched item is a small part of a user's view.",
+    )
+    item_view: Literal["target", "all"] = Field(
+        "target",
+        description="e_i: the item's view in the purchase graph, as printed, or the mean over all "
+        "behaviors. Only an item's auxiliary view knows who touched it without buying.",
+    )
     init: Init = Field(
         "xavier", description="Xavier uniform (paper), or normal with standard deviation 0.1."
     )
@@ -62,6 +76,11 @@ class CharmSettings(GradientSettings):
         "constant that Eq. 8 leaves open. False is the printed Eq. 11.",
     )
     lambda_mi: float = Field(0.6, ge=0, description="Weight of the mutual information (Eq. 8).")
+    mi_gradient: Literal["all", "estimator"] = Field(
+        "all",
+        description="What Eq. 8 trains: everything, as Eq. 16 reads, or f alone, so that the "
+        "bound measures the views without pulling them.",
+    )
     permute: Literal["vector", "item"] = Field(
         "vector",
         description="What the mismatched pairs of Eq. 8 swap: whole action vectors, as the text "
@@ -114,6 +133,29 @@ class CharmSettings(GradientSettings):
         True,
         description="Rank in two steps (Eq. 15), or purchases above all that was not bought by "
         "BPR ('w/o Ordinal').",
+    )
+    negatives: int = Field(
+        1,
+        ge=1,
+        description="Unseen items j per ranking step. 1 is Eq. 15, a fresh j for each purchase. "
+        "More are drawn once per batch and shared, those a user has seen left out for that user: "
+        "-ln sigma(y - y_j) becomes -ln of the softmax share of y among them, the same for one j.",
+    )
+    upper_weight: float = Field(
+        1.0, gt=0, description="Weight of the first step of Eq. 15, bought above touched."
+    )
+    lower_weight: float | None = Field(
+        None,
+        gt=0,
+        description="Scale w-bar in Eq. 15 to this mean over a batch's candidates. null leaves "
+        "it as it is: with a mean near .15, candidates are pushed down from above far harder than "
+        "they are lifted from below.",
+    )
+    direct_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of an added step, bought above unseen. Eq. 15 has it only by way of "
+        "the candidate.",
     )
     own_edge: OwnEdge = Field(
         "keep",

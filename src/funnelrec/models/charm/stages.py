@@ -73,6 +73,74 @@ def preference(users: Tensor, items: Tensor, intent: Tensor) -> Tensor:
     return ((users + intent) * (items + intent)).sum(dim=-1)
 
 
+def shares(keys: Tensor, queries: Tensor) -> Tensor:
+    """Return the attention of all but the last behavior to every item, shape ``(B - 1, n, m)``.
+
+    A softmax does not change when the same number is taken from all its entries, so the last
+    behavior needs no product of its own.
+
+    Parameters
+    ----------
+    keys
+        Auxiliary user views times W_K, shape ``(B, n, d)``.
+    queries
+        Items times W_Q, shape ``(m, d)``.
+    """
+    logits = torch.stack([part @ queries.T for part in keys[:-1] - keys[-1]])
+    logits /= math.sqrt(queries.shape[1])
+    if len(logits) == 1:
+        return logits.sigmoid_()
+    highest = logits.detach().amax(dim=0).clamp_min(0)
+    exponentials = logits.sub_(highest).exp_()
+    return exponentials / (exponentials.sum(dim=0) + torch.exp(-highest))
+
+
+def preference_block(
+    own: Tensor, values: Tensor, given: Tensor | None, items: Tensor, *, squared: bool = True
+) -> Tensor:
+    r"""Return y of every user with every item, without any array of size n x m x d.
+
+    With :math:`z = v_B + \sum_{b<B} a^b \delta_b`, :math:`\delta_b = v_b - v_B`,
+
+    .. math:: y = (e_u + v_B)^T e_i + v_B^T e_u + \lVert v_B\rVert^2 + \sum_b a^b
+       \Bigl(\delta_b^T e_i + \delta_b^T e_u + 2 v_B^T\delta_b + \sum_c a^c \delta_b^T\delta_c
+       \Bigr)
+
+    is :math:`(e_u + z)^T(e_i + z)` in B matrix products beside those of the attention.
+
+    Parameters
+    ----------
+    own
+        e_u, shape ``(n, d)``.
+    values
+        v_b, shape ``(B, n, d)``; no behavior leaves :math:`e_u^T e_i`.
+    given
+        a^b of all but the last behavior, shape ``(B - 1, n, m)``; None where one value stands
+        for all behaviors.
+    items
+        e_i, shape ``(m, d)``.
+    squared
+        False leaves out what does not touch the item: the result is :math:`(e_u + z)^T e_i`.
+    """
+    if not len(values):
+        return own @ items.T
+    last = values[-1]
+    block = (own + last) @ items.T
+    if squared:
+        block += ((own + last) * last).sum(dim=1, keepdim=True)
+    if given is None:
+        return block
+    differences = values[:-1] - last
+    for share, difference in zip(given, differences, strict=True):
+        term = difference @ items.T
+        if squared:
+            term += ((own + 2 * last) * difference).sum(dim=1, keepdim=True)
+            for other, beside in zip(given, differences, strict=True):
+                term = term.addcmul_(other, (difference * beside).sum(dim=1, keepdim=True))
+        block = block.addcmul_(share, term)
+    return block
+
+
 def virtual_users(
     users: Tensor,
     items: Tensor,
