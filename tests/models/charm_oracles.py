@@ -235,22 +235,24 @@ def slow_terms(made: CharmNetwork, data: TrainingData, batch: OrdinalBatch) -> d
     there = [k for k in range(n) if batch.has_candidate[k]]
     scale = 1.0
     if config.lower_weight is not None:
-        mean = sum(float(oracle.weight(users[k], candidates[k])) for k in there) / len(there)
+        weights = [float(oracle.weight(users[k], h)) for k in there for h in candidates[k]]
+        mean = sum(weights) / len(weights)
         scale = config.lower_weight / mean
     excluded = dense(data.seen if config.ordinal else data.purchases)
     for k, (u, i) in enumerate(pairs):
-        h, j = candidates[k], negatives[k]
+        h, j = candidates[k][0], negatives[k]
         others = [j]
         if batch.shared is not None:
             others = [other for other in batch.shared.tolist() if not excluded[u, other]]
         unseen = [oracle.y(u, other) for other in others]
         direct = above(oracle.y(u, i), unseen)
         if config.ordinal and k in there:
-            rec.append(
-                config.upper_weight * minus_log_sigmoid(oracle.y(u, i) - oracle.y(u, h))
-                + scale * oracle.weight(u, h) * above(oracle.y(u, h), unseen)
-                + config.direct_weight * direct
-            )
+            steps = [
+                config.upper_weight * minus_log_sigmoid(oracle.y(u, i) - oracle.y(u, middle))
+                + scale * oracle.weight(u, middle) * above(oracle.y(u, middle), unseen)
+                for middle in candidates[k]
+            ]
+            rec.append(torch.stack(steps).mean() + config.direct_weight * direct)
         else:
             rec.append(direct)
         if not config.lambda_sub or k not in there or not batch.has_competitor[k]:
@@ -271,9 +273,7 @@ def slow_terms(made: CharmNetwork, data: TrainingData, batch: OrdinalBatch) -> d
         made.items[j].square().sum()
         for j in (negatives if batch.shared is None else batch.shared.tolist())
     ]
-    squares += [
-        made.items[h].square().sum() for k, h in enumerate(candidates) if batch.has_candidate[k]
-    ]
+    squares += [made.items[h].square().sum() for k in there for h in candidates[k]]
     squares += [
         part.square().sum()
         for name, part in made.named_parameters()

@@ -35,6 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
     "split": {"own_edge": "split", "batch_size": 1000, "hidden_share": 0.06},
     "shared negatives": {"negatives": 9, "batch_size": 1000},
     "shared negatives, w/o Ordinal": {"negatives": 5, "ordinal": False},
+    "three candidates": {"candidates": 3, "lower_weight": 0.8},
     "weighted steps": {"upper_weight": 0.3, "direct_weight": 0.4, "lower_weight": 1.5},
     "f alone": {"mi_gradient": "estimator"},
     "views of all behaviors": {"item_view": "all", "normalize_layers": True, "combine": "sum"},
@@ -195,7 +196,7 @@ def test_users_who_saw_all_shared_negatives_have_no_lower_step(tiny_dataset: Dat
     with torch.no_grad():
         alone.load_state_dict(made.state_dict())
     views = alone.encode()
-    items = torch.stack([batch.positives, batch.candidates], dim=1)
+    items = torch.cat([batch.positives[:, None], batch.candidates], dim=1)
     z = alone.intent(views, batch.users, items)
     mine = views.users[batch.users][:, None]
     y = ((mine + z) * (views.items[items] + z)).sum(dim=-1)

@@ -9,13 +9,13 @@ from funnelrec.objectives.bpr import bpr
 from funnelrec.objectives.ordinal import ordinal
 
 
-def drawn(seed: int, rows: int) -> tuple[list[Tensor], Tensor, Tensor]:
+def drawn(seed: int, rows: int, middles: int = 1) -> tuple[list[Tensor], Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     scores = [
-        torch.randn(rows, generator=generator, dtype=torch.float64).mul(3).requires_grad_()
-        for _ in range(3)
+        torch.randn(shape, generator=generator, dtype=torch.float64).mul(3).requires_grad_()
+        for shape in ((rows,), (rows, middles), (rows,))
     ]
-    weight = torch.rand(rows, generator=generator, dtype=torch.float64).requires_grad_()
+    weight = torch.rand(rows, middles, generator=generator, dtype=torch.float64).requires_grad_()
     return scores, weight, torch.rand(rows, generator=generator) < 0.6
 
 
@@ -26,9 +26,11 @@ def slow(
     for row in range(len(weight)):
         positive, middle, negative = (part[row] for part in scores)
         if present[row]:
-            total = total - upper * torch.log(torch.sigmoid(positive - middle))
             total = total - direct * torch.log(torch.sigmoid(positive - negative))
-            total = total - weight[row] * torch.log(torch.sigmoid(middle - negative))
+            for one, w in zip(middle, weight[row], strict=True):
+                steps = upper * torch.log(torch.sigmoid(positive - one))
+                steps = steps + w * torch.log(torch.sigmoid(one - negative))
+                total = total - steps / len(middle)
         else:
             total = total - torch.log(torch.sigmoid(positive - negative))
     return total / len(weight)
@@ -38,7 +40,7 @@ def slow(
 def test_it_is_its_definition_with_gradients(
     seed: int, rows: int, steps: tuple[float, float]
 ) -> None:
-    scores, weight, present = drawn(seed, rows)
+    scores, weight, present = drawn(seed, rows, 1 + seed % 3)
     found = ordinal(
         *scores, weight=weight, present=present, upper_weight=steps[0], direct_weight=steps[1]
     )
@@ -60,23 +62,23 @@ def test_weights_of_zero_leave_the_upper_step() -> None:
     (positive, middle, negative), weight, _ = drawn(1, 6)
     everywhere = torch.ones(6, dtype=torch.bool)
     found = ordinal(positive, middle, negative, weight=0 * weight, present=everywhere)
-    torch.testing.assert_close(found, bpr(positive, middle))
+    torch.testing.assert_close(found, bpr(positive, middle[:, 0]))
 
 
 def test_without_any_middle_item_it_is_bpr_whatever_stands_there() -> None:
     (positive, _, negative), weight, _ = drawn(2, 6)
     nowhere = torch.zeros(6, dtype=torch.bool)
-    rubbish = torch.full((6,), torch.nan, dtype=torch.float64)
+    rubbish = torch.full((6, 1), torch.nan, dtype=torch.float64)
     found = ordinal(positive, rubbish, negative, weight=rubbish * weight, present=nowhere)
     torch.testing.assert_close(found, bpr(positive, negative))
 
 
 def test_it_is_lowest_where_the_order_holds() -> None:
     high, middle, low = (torch.tensor([value]) for value in (2.0, 0.0, -2.0))
-    one, there = torch.ones(1), torch.ones(1, dtype=torch.bool)
-    right = ordinal(high, middle, low, weight=one, present=there)
-    for wrong in ((middle, high, low), (high, low, middle), (low, middle, high)):
-        assert right < ordinal(*wrong, weight=one, present=there)
+    one, there = torch.ones(1, 1), torch.ones(1, dtype=torch.bool)
+    right = ordinal(high, middle[:, None], low, weight=one, present=there)
+    for first, second, third in ((middle, high, low), (high, low, middle), (low, middle, high)):
+        assert right < ordinal(first, second[:, None], third, weight=one, present=there)
 
 
 def test_several_negatives_by_their_log_sum_exp_are_a_cross_entropy() -> None:
@@ -86,9 +88,9 @@ def test_several_negatives_by_their_log_sum_exp_are_a_cross_entropy() -> None:
     far = torch.full((5,), 1e3, dtype=torch.float64)
     found = ordinal(
         far,
-        middle,
+        middle[:, None],
         others.logsumexp(dim=1),
-        weight=torch.ones(5, dtype=torch.float64),
+        weight=torch.ones(5, 1, dtype=torch.float64),
         present=torch.ones(5, dtype=torch.bool),
     )
     logits = torch.cat([middle[:, None], others], dim=1)

@@ -52,27 +52,28 @@ def matrix(rows: list[list[int]], n_items: int) -> Interactions:
 @pytest.mark.parametrize("negatives", ["unseen", "unbought"])
 def test_every_part_comes_from_its_own_set(tiny_dataset: Dataset, negatives: Any) -> None:
     data = tiny_dataset.training
-    made = sampler(tiny_dataset, negatives=negatives, competitors=3)
+    made = sampler(tiny_dataset, negatives=negatives, candidates=2, competitors=3)
     in_seen = 0
     for number in range(5):
         drawn = epoch(made, number)
         users = drawn["users"]
+        beside = np.repeat(users[:, None], 2, axis=1)
         assert data.purchases.contains(users, drawn["positives"]).all()
         there = drawn["has_candidate"]
         # User 2 bought and never touched; others touched more than they bought.
         assert (there == (users != 2)).all()
-        assert data.touched.contains(users[there], drawn["candidates"][there]).all()
-        assert not data.purchases.contains(users[there], drawn["candidates"][there]).any()
+        assert data.touched.contains(beside[there], drawn["candidates"][there]).all()
+        assert not data.purchases.contains(beside[there], drawn["candidates"][there]).any()
         assert not drawn["candidates"][~there].any()
         assert not data.purchases.contains(users, drawn["negatives"]).any()
         in_seen += int(data.seen.contains(users, drawn["negatives"]).sum())
         assert data.purchases.contains(users[:, None], drawn["competitors"]).all()
         kinds = sum(
-            data.interactions[name].contains(users, drawn["candidates"]).astype(int)
+            data.interactions[name].contains(beside, drawn["candidates"]).astype(int)
             for name in data.auxiliary
         )
-        assert (drawn["touches"] == kinds * there).all()
-        assert set(drawn["touches"][there].tolist()) <= {1, 2}
+        assert (drawn["touches"] == kinds * there[:, None]).all()
+        assert set(drawn["touches"][there].ravel().tolist()) <= {1, 2}
     assert (in_seen > 0) == (negatives == "unbought")
 
 
@@ -144,7 +145,8 @@ class TestSplit:
             # A hidden purchase is still no candidate and no negative.
             for name in ("candidates", "negatives"):
                 rows = drawn["has_candidate"] if name == "candidates" else slice(None)
-                assert not data.purchases.contains(drawn["users"], drawn[name])[rows].any()
+                items = drawn[name].reshape(len(hidden), -1)
+                assert not data.purchases.contains(drawn["users"][:, None], items)[rows].any()
 
     def test_users_with_every_item_are_never_hidden(self, tiny_dataset: Dataset) -> None:
         made = sampler(tiny_dataset, own_edge="split", hidden_share=0.9)
@@ -171,7 +173,7 @@ def test_a_single_purchase_without_candidates() -> None:
         drawn = epoch(made)
         assert drawn["negatives"].tolist() == [0]
         assert drawn["has_candidate"].tolist() == [False]
-        assert drawn["touches"].tolist() == [0]
+        assert drawn["touches"].tolist() == [[0]]
         assert drawn["has_competitor"].tolist() == [own_edge == "keep"]
 
 
@@ -179,6 +181,8 @@ def test_a_single_purchase_without_candidates() -> None:
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"candidates": 0}, "candidates must be at least 1, got 0"),
+        ({"shared": 0}, "shared must be at least 1, got 0"),
         ({"competitors": 0}, "competitors must be at least 1, got 0"),
         ({"hidden_share": 1.0}, "hidden_share must lie between 0 and 1, got 1.0"),
     ],

@@ -29,12 +29,14 @@ def ordinal(
 
     Parameters
     ----------
-    positive, middle, negative
+    positive, negative
         Scores, shape ``(n,)``, n at least 1.
+    middle
+        Scores, shape ``(n, H)``: a row takes the mean over its H middle items.
     weight
-        How firmly the middle item stands above the negative one, shape ``(n,)``, at least 0.
+        How firmly a middle item stands above the negative one, shape ``(n, H)``, at least 0.
     present
-        bool, shape ``(n,)``: whether there is a middle item; what stands in ``middle`` and
+        bool, shape ``(n,)``: whether there are middle items; what stands in ``middle`` and
         ``weight`` where there is none has no influence.
     upper_weight, direct_weight
         a and c, for rows that have a middle item.
@@ -47,13 +49,15 @@ def ordinal(
     Examples
     --------
     >>> zeros, some = torch.zeros(2), torch.tensor([True, False])
-    >>> round(ordinal(zeros, zeros, zeros, weight=torch.ones(2), present=some).item(), 4)
+    >>> middle, one = torch.zeros(2, 1), torch.ones(2, 1)
+    >>> round(ordinal(zeros, middle, zeros, weight=one, present=some).item(), 4)
     1.0397
     """
-    held = torch.where(present, middle, 0.0)
     direct = F.softplus(negative - positive)
-    steps = upper_weight * F.softplus(held - positive)
-    steps = steps + torch.where(present, weight, 0.0) * F.softplus(negative - held)
+    held = torch.where(present[:, None], middle, 0.0)
+    steps = upper_weight * F.softplus(held - positive[:, None])
+    weighed = torch.where(present[:, None], weight, 0.0)
+    steps = (steps + weighed * F.softplus(negative[:, None] - held)).mean(dim=1)
     if direct_weight:
         steps = steps + direct_weight * direct
     return torch.where(present, steps, direct).mean()

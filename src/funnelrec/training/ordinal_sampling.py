@@ -29,12 +29,13 @@ class OrdinalBatch:
     users, positives, negatives
         int64, shape ``(n,)``.
     candidates
-        A touched item that the user did not buy, int64, shape ``(n,)``; 0 where there is none.
+        Touched items that the user did not buy, int64, shape ``(n, H)``, drawn with replacement;
+        0 where there is none.
     has_candidate
         bool, shape ``(n,)``.
     touches
-        Number of auxiliary behaviors between user and candidate, int64, shape ``(n,)``; 0 where
-        there is no candidate.
+        Number of auxiliary behaviors between user and candidate, int64, shape ``(n, H)``; 0
+        where there is no candidate.
     competitors
         Purchases of the user, int64, shape ``(n, K)``, drawn with replacement; 0 where there is
         none.
@@ -109,8 +110,10 @@ class OrdinalSampler:
         Purchases per batch, at least 1.
     seed
         Seed of every draw.
+    candidates
+        H, touched items drawn per purchase, at least 1.
     competitors
-        K, purchases drawn per candidate, at least 1.
+        K, purchases drawn against them, at least 1.
     negatives
         ``unseen`` draws j where there is no behavior at all, ``unbought`` where there is no
         purchase.
@@ -138,13 +141,19 @@ class OrdinalSampler:
         *,
         batch_size: int,
         seed: int,
+        candidates: int = 1,
         competitors: int = 1,
         negatives: Negatives = "unseen",
         own_edge: OwnEdge = "keep",
         hidden_share: float = 0.5,
         shared: int = 1,
     ) -> None:
-        given = {"batch_size": batch_size, "competitors": competitors, "shared": shared}
+        given = {
+            "batch_size": batch_size,
+            "candidates": candidates,
+            "competitors": competitors,
+            "shared": shared,
+        }
         for name, value in given.items():
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}.")
@@ -155,12 +164,11 @@ class OrdinalSampler:
         self._excluded = seen if negatives == "unseen" else purchases
         self._drawer = NegativeDrawer(self._excluded)
         self._shared = min(shared, purchases.n_items)
-        candidates = seen.select(~purchases.contains(seen.users, seen.indices))
-        self._candidates = RowDrawer(candidates)
+        hesitant = seen.select(~purchases.contains(seen.users, seen.indices))
+        self._hesitant = RowDrawer(hesitant)
         self._touches = sum(
-            (part.contains(candidates.users, candidates.indices).astype(np.int64))
-            for part in auxiliary
-        ) + np.zeros(candidates.nnz, dtype=np.int64)
+            (part.contains(hesitant.users, hesitant.indices).astype(np.int64)) for part in auxiliary
+        ) + np.zeros(hesitant.nnz, dtype=np.int64)
         drawable = self._drawer.drawable
         self._usable = np.flatnonzero(drawable[purchases.users])
         skipped = int(np.count_nonzero(~drawable & (purchases.user_degrees > 0)))
@@ -175,6 +183,7 @@ class OrdinalSampler:
             max(1, round(hidden_share * self._usable.size)) if self._split else self._usable.size
         )
         self._batch_size = batch_size
+        self._candidates = candidates
         self._competitors = competitors
         self._seed = seed
 
@@ -196,8 +205,9 @@ class OrdinalSampler:
         users = self._purchases.users[chosen].astype(np.int64)
         positives = self._purchases.indices[chosen].astype(np.int64)
         negatives = self._drawer.draw(users, rng)
-        places = self._candidates.draw(users, rng)
-        candidates = self._candidates.items(places)
+        places = self._hesitant.draw(np.repeat(users, self._candidates), rng)
+        places = places.reshape(-1, self._candidates)
+        candidates = self._hesitant.items(places)
         touches = np.where(places >= 0, self._touches[places], 0) if self._touches.size else places
         rivals = RowDrawer(visible)
         competitors = rivals.items(rivals.draw(np.repeat(users, self._competitors), rng)).reshape(
@@ -215,7 +225,7 @@ class OrdinalSampler:
                 torch.from_numpy(positives[part]),
                 torch.from_numpy(candidates[part]),
                 torch.from_numpy(negatives[part]),
-                torch.from_numpy(places[part] >= 0),
+                torch.from_numpy(places[part, 0] >= 0),
                 torch.from_numpy(np.maximum(touches[part], 0)),
                 torch.from_numpy(competitors[part]),
                 torch.from_numpy(has_competitor[part]),

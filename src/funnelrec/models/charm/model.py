@@ -123,6 +123,7 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
             auxiliary,
             batch_size=config.batch_size,
             seed=self.seed,
+            candidates=config.candidates,
             competitors=config.competitors,
             negatives="unseen" if config.ordinal else "unbought",
             own_edge=config.own_edge,

@@ -315,18 +315,18 @@ class CharmNetwork(GradientNetwork):
         """Return the terms of Eq. 16, weighted: rec, mi, sub and l2."""
         config = self.config
         views = self.encode(batch.graph)
-        columns = torch.stack([batch.positives, batch.candidates], dim=1)
+        middle = slice(1, 1 + batch.candidates.shape[1])
+        columns = [batch.positives[:, None], batch.candidates, batch.competitors]
         if batch.shared is None:
-            columns = torch.cat([columns, batch.negatives[:, None]], dim=1)
-        wide = columns.shape[1]
-        items = torch.cat([columns, batch.competitors], dim=1)
+            columns.append(batch.negatives[:, None])
+        items = torch.cat(columns, dim=1)
         intent = self.intent(views, batch.users, items)
         scores = preference(
             rows_of(views.users, batch.users[:, None]), rows_of(views.items, items), intent
         )
-        positive, candidate = scores[:, 0], scores[:, 1]
+        positive, candidate = scores[:, 0], scores[:, middle]
         if batch.shared is None:
-            negative = scores[:, 2]
+            negative = scores[:, -1]
         else:
             negative = self._shared_negatives(views, batch).logsumexp(dim=1)
         terms: dict[str, Tensor] = {}
@@ -343,7 +343,7 @@ class CharmNetwork(GradientNetwork):
             center = log_mean_exp(mismatched.detach())
             if config.lambda_mi:
                 terms["mi"] = config.lambda_mi * donsker_varadhan(joint, mismatched)
-        weight = self._weights(views, batch, intent[:, 1], center)
+        weight = self._weights(views, batch, intent[:, middle], center)
         if config.ordinal:
             terms["rec"] = ordinal(
                 positive,
@@ -357,13 +357,14 @@ class CharmNetwork(GradientNetwork):
         else:
             terms["rec"] = bpr(positive, negative)
         if config.lambda_sub:
+            rivals = batch.competitors.shape[1]
             terms["sub"] = config.lambda_sub * self.substitution(
                 views,
-                batch.candidates,
+                batch.candidates[:, 0],
                 batch.competitors,
                 intent[:, 1],
-                candidate[:, None] - scores[:, wide:],
-                weight=weight,
+                candidate[:, :1] - scores[:, middle.stop : middle.stop + rivals],
+                weight=weight[:, 0],
                 present=batch.has_candidate & batch.has_competitor,
             )
         if config.l2:
@@ -394,7 +395,7 @@ class CharmNetwork(GradientNetwork):
         """Return w-bar as Eq. 15 takes it."""
         if self.config.lower_weight is None:
             return weight
-        mean = (weight * present).sum() / present.sum().clamp_min(1)
+        mean = (weight.mean(dim=1) * present).sum() / present.sum().clamp_min(1)
         return weight * (self.config.lower_weight / mean.clamp_min(_LEAST_MEAN))
 
     def mismatched(
@@ -418,20 +419,21 @@ class CharmNetwork(GradientNetwork):
     def _weights(
         self, views: Views, batch: OrdinalBatch, intent: Tensor, center: Tensor | None
     ) -> Tensor:
-        """Return w-bar of the batch's candidates, 0 where there is none."""
+        """Return w-bar of the batch's candidates, 0 where there is none, shape ``(n, H)``."""
         config = self.config
         if config.weight == "uniform":
-            return torch.ones_like(intent[:, 0])
-        weight = torch.zeros_like(intent[:, 0])
+            return torch.ones_like(intent[..., 0])
+        weight = torch.zeros_like(intent[..., 0])
         if not self._weighs:
             return weight
         graded = torch.is_grad_enabled() and config.weight_grad
         with torch.set_grad_enabled(graded):
             rows = batch.has_candidate.nonzero()[:, 0]
-            pairs = (batch.users[rows], batch.candidates[rows])
-            touches = batch.touches[rows]
-            found = self.evidence(views, *pairs, intent[rows], touches, center).weight
-            return weight.index_put((rows,), found)
+            many = batch.candidates.shape[1]
+            users, items = batch.users[rows].repeat_interleave(many), batch.candidates[rows]
+            z, touches = intent[rows].flatten(end_dim=1), batch.touches[rows].flatten()
+            found = self.evidence(views, users, items.flatten(), z, touches, center).weight
+            return weight.index_put((rows,), found.reshape(-1, many))
 
     def _squares(self, batch: OrdinalBatch) -> Tensor:
         """Return the squared layer-0 rows of the batch plus the squared dense weights."""
@@ -439,7 +441,7 @@ class CharmNetwork(GradientNetwork):
             rows_of(self.users, batch.users),
             rows_of(self.items, batch.positives),
             rows_of(self.items, batch.negatives if batch.shared is None else batch.shared),
-            rows_of(self.items, batch.candidates) * batch.has_candidate[:, None],
+            rows_of(self.items, batch.candidates) * batch.has_candidate[:, None, None],
         )
         tables = (self.users, self.items)
         dense = [

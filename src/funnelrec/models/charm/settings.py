@@ -124,6 +124,12 @@ class CharmSettings(GradientSettings):
         description="K, purchases drawn per candidate for the penalty; the paper gives no number. "
         "r is always taken over all purchases.",
     )
+    candidates: int = Field(
+        1,
+        ge=1,
+        description="Touched items h drawn for each purchase in Eq. 15, which then takes their "
+        "mean; the penalty takes the first. A user has many more of them than purchases.",
+    )
     margin: float | None = Field(
         None, description="gamma of Eq. 14: null is softplus(logit s), a number is constant."
     )

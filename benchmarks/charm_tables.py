@@ -1,0 +1,269 @@
+"""CHARM's Tables 3 and 4, its figures over L and tau, and what makes it train, on taobao15k.
+
+    python benchmarks/charm_tables.py run       # one training per row (FUNNELREC_DATA=folder)
+    python benchmarks/charm_tables.py table     # rewrites docs/reproduction.md and the plots
+
+Every row has one seed and the same budget: ``EPOCHS`` epochs at most, the epoch selected on
+validation. Each finished training is one line in benchmarks/results/charm_tables.jsonl; a second
+call repeats none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from funnelrec.common.errors import CapabilityError
+from funnelrec.evaluation import evaluate
+from funnelrec.evaluation.protocol import current_versions
+from funnelrec.models import create_model
+from funnelrec.models.charm.settings import PRESETS, VARIANTS, CharmSettings
+from reproduction import PAGE, ROOT, append, between, finished, key_of, load
+
+RESULTS = ROOT / "benchmarks/results/charm_tables.jsonl"
+PLOTS = ROOT / "docs/images"
+DATASET = "taobao15k"
+EPOCHS = 20
+BUDGET = {"epochs": EPOCHS, "evaluate_every": 5, "patience": EPOCHS}
+FULL = "CHARM"
+
+# Column Taobao of Tables 3 and 4: HR@10, NDCG@10.
+PUBLISHED: dict[str, tuple[float, float]] = {
+    "Backbone": (0.0406, 0.0244),
+    "w/o Attn": (0.1654, 0.0904),
+    "w/o MI": (0.1666, 0.0907),
+    "w/o VIM": (0.1701, 0.0939),
+    "w/o Reweight": (0.1727, 0.0915),
+    "w/o SUB": (0.1719, 0.0923),
+    "w/o Ordinal": (0.1648, 0.0895),
+    "Uniform": (0.1619, 0.0863),
+    "HardSet": (0.1737, 0.0948),
+    "Heu-Freq": (0.1651, 0.0895),
+    "Sub-no-w": (0.1752, 0.0954),
+    "VIM-NaiveAdd": (0.1711, 0.0936),
+    "VIM-ScaleOnly": (0.1708, 0.0932),
+    "VIM-2HopComp": (0.1771, 0.0977),
+    "VIM-Recompute": (0.1774, 0.0979),
+    "Sub-ItemOnly": (0.1732, 0.0936),
+    "Sub-NoProj": (0.1743, 0.0956),
+    "Sub-MeanPool": (0.1740, 0.0944),
+    "Sub-MaxPool": (0.1754, 0.0965),
+    "Sub-FixedMargin": (0.1728, 0.0937),
+    "Sub-NoSWeight": (0.1713, 0.0929),
+    "Sub-NoWWeight": (0.1732, 0.0940),
+    FULL: (0.1766, 0.0968),
+}
+LAYERS = (1, 2, 3, 4, 5)
+TAUS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training: where it is shown, its name there, and how the model is made."""
+
+    group: str
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def rows() -> list[Row]:
+    """Return every row; one training may serve several of them."""
+    practical = {"preset": "practical"}
+    made = [Row("variants", FULL, practical)]
+    made += [Row("variants", name, {**practical, "variant": name}) for name in VARIANTS]
+    made += [Row("layers", str(depth), {**practical, "layers": depth}) for depth in LAYERS]
+    made += [Row("tau", str(tau), {**practical, "tau": tau}) for tau in TAUS]
+    # Each departure of 'practical' from the printed method, taken back by itself.
+    for key, value in PRESETS["practical"].items():
+        printed = CharmSettings.model_fields[key].default
+        if value != printed:
+            given = {**practical, key: printed}
+            made.append(Row("practical", f"{key}={json.dumps(printed)}", given))
+    literal = {"preset": "paper", "learning_rate": 1e-3}
+    made.append(Row("practical", "all of them, the printed method at a step of 1e-3", literal))
+    return made
+
+
+def settings_of(row: Row) -> dict[str, Any]:
+    """Return the settings of a row in full."""
+    model = create_model("charm", **{**row.arguments, **BUDGET})
+    return model.config.model_dump(mode="json")
+
+
+def run(groups: set[str], part: int, parts: int) -> None:
+    """Train every row that is missing; with several processes, each its part of them."""
+    dataset = load(DATASET)
+    waiting = [row for row in rows() if not groups or row.group in groups]
+    for row in waiting[part::parts]:
+        settings = settings_of(row)
+        key = key_of(fingerprint=dataset.fingerprint, settings=settings, seed=0)
+        if key in finished(RESULTS):
+            continue
+        model: Any = create_model("charm", **{**row.arguments, **BUDGET}, seed=0, device="cpu")
+        try:
+            model.fit(dataset)
+        except CapabilityError as error:
+            print(f"{row.name}: {error}", flush=True)
+            continue
+        found = {
+            split: evaluate(model, dataset, split=split, beyond_accuracy=False).slices
+            for split in ("validation", "test")
+        }
+        names = ("users", "hr@10", "ndcg@10")
+        append(
+            RESULTS,
+            {
+                "key": key,
+                "dataset": DATASET,
+                "name": row.name,
+                "settings": settings,
+                "seed": 0,
+                "best_epoch": model.history.best_epoch,
+                "stopped": model.history.stopped,
+                "seconds": round(model.history.seconds, 1),
+                "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "threads": torch.get_num_threads(),
+                "versions": current_versions(),
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                **{
+                    split: {
+                        line: {name: values[name] for name in names}
+                        for line, values in slices.items()
+                    }
+                    for split, slices in found.items()
+                },
+            },
+        )
+        overall = found["validation"]["overall"]
+        print(
+            f"{row.group} {row.name}: validation HR@10 {overall['hr@10']:.4f} NDCG@10 "
+            f"{overall['ndcg@10']:.4f} in {model.history.seconds:.0f} s",
+            flush=True,
+        )
+
+
+def table() -> None:
+    """Rewrite the tables and the plots."""
+    done = finished(RESULTS)
+    by_settings = {json.dumps(row["settings"], sort_keys=True): row for row in done.values()}
+    found = {
+        (row.group, row.name): by_settings.get(json.dumps(settings_of(row), sort_keys=True))
+        for row in rows()
+    }
+    text = PAGE.read_text()
+    text = between(text, "charm variants", _variants(found))
+    text = between(text, "charm practical", _practical(found))
+    PAGE.write_text(text)
+    PLOTS.mkdir(parents=True, exist_ok=True)
+    for group, label in (("layers", "layers L"), ("tau", "temperature tau")):
+        _plot(group, label, found)
+
+
+Found = dict[tuple[str, str], dict[str, Any] | None]
+
+
+def _variants(found: Found) -> str:
+    lines = [
+        "| row | published HR@10 / NDCG@10 | its sign | test HR@10 / NDCG@10 | sign "
+        "| conversion HR@10 | discovery HR@10 | validation NDCG@10 | epoch |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    full = found["variants", FULL]
+    for name, (hr, ndcg) in PUBLISHED.items():
+        printed = f"{hr:.4f} / {ndcg:.4f}"
+        sign = _signs((hr, ndcg), PUBLISHED[FULL]) if name != FULL else ""
+        row = found["variants", name]
+        if row is None or full is None:
+            why = "refused: too large" if name == "VIM-Recompute" else "-"
+            lines.append(f"| {name} | {printed} | {sign} | {why} | | | | | |")
+            continue
+        mine = "" if name == FULL else _signs(_pair(row), _pair(full))
+        lines.append(
+            f"| {name} | {printed} | {sign} | {_shown(row, 'overall')} | {mine} "
+            f"| {row['test']['conversion']['hr@10']:.4f} | {row['test']['discovery']['hr@10']:.4f} "
+            f"| {row['validation']['overall']['ndcg@10']:.4f} | {row['best_epoch']} |"
+        )
+    return "\n".join(lines)
+
+
+def _practical(found: Found) -> str:
+    lines = [
+        "| `practical`, but with | validation HR@10 / NDCG@10 | test HR@10 / NDCG@10 "
+        "| conversion HR@10 | discovery HR@10 | epoch |",
+        "|---|---|---|---|---|---|",
+    ]
+    shown = {"nothing else": found["variants", FULL]}
+    shown |= {name: row for (group, name), row in found.items() if group == "practical"}
+    for name, row in shown.items():
+        if row is not None:
+            lines.append(
+                f"| {name} | {_shown(row, 'overall', 'validation')} | {_shown(row, 'overall')} "
+                f"| {row['test']['conversion']['hr@10']:.4f} "
+                f"| {row['test']['discovery']['hr@10']:.4f} | {row['best_epoch']} |"
+            )
+    return "\n".join(lines)
+
+
+def _pair(row: dict[str, Any], line: str = "overall", split: str = "test") -> tuple[float, float]:
+    values = row[split][line]
+    return values["hr@10"], values["ndcg@10"]
+
+
+def _shown(row: dict[str, Any], line: str, split: str = "test") -> str:
+    return " / ".join(f"{value:.4f}" for value in _pair(row, line, split))
+
+
+def _signs(mine: tuple[float, float], full: tuple[float, float]) -> str:
+    pairs = zip(mine, full, strict=True)
+    return " / ".join("+" if one > other else "-" if one < other else "=" for one, other in pairs)
+
+
+def _plot(group: str, label: str, found: Found) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    known = [
+        (float(name), row) for (of, name), row in found.items() if of == group and row is not None
+    ]
+    if len(known) < 2:
+        return
+    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    for axis, metric, title in zip(axes, (0, 1), ("HR@10", "NDCG@10"), strict=True):
+        for split, style in (("validation", "o--"), ("test", "o-")):
+            values = [_pair(row, split=split)[metric] for _, row in known]
+            axis.plot([value for value, _ in known], values, style, label=split)
+        axis.set(xlabel=label, ylabel=title, ylim=(0, None))
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.suptitle(f"CHARM on {DATASET}, one seed, {EPOCHS} epochs at most")
+    figure.savefig(PLOTS / f"charm_{group}.svg", metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("step", choices=["run", "table"])
+    parser.add_argument("--groups", default="", help="of variants,layers,tau,practical; all")
+    parser.add_argument("--part", default="0/1", help="k/n: every n-th row from the k-th on")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.step == "table":
+        table()
+        return
+    part, parts = (int(number) for number in arguments.part.split("/"))
+    run({name for name in arguments.groups.split(",") if name}, part, parts)
+
+
+if __name__ == "__main__":
+    main()
