@@ -417,3 +417,9 @@ def test_presets_are_what_the_sources_print() -> None:
     release = Charm(preset="release").config
     assert (release.lambda_mi, release.lambda_sub, release.max_gradient_norm) == (1.0, 0.1, 20)
     assert math.isclose(release.tau, 0.3)
+    # The printed method is the default; what departs from it is in 'practical' alone.
+    printed = Charm().config.model_dump()
+    loop = {"learning_rate", "epochs"}
+    assert {key for key in printed if getattr(paper, key) != printed[key]} <= loop
+    practical = Charm(preset="practical").config
+    assert (practical.dim, practical.layers, practical.computation) == (64, 3, "paper")

@@ -233,7 +233,7 @@ class Learned:
             score,
             confidence,
             explained,
-            calibrated(confidence, explained, self.config),
+            confidence * (1 - explained),
             filled[first],
             torch.where(nobody, 0.0, best),
         )
@@ -301,13 +301,3 @@ class Learned:
         return users_after_insertion(
             graph, ego_users, ego_items, (users, items), layers=self.config.layers
         )
-
-
-def calibrated(confidence: Tensor, explained: Tensor, config: CharmSettings) -> Tensor:
-    """Return w-bar of each pair from w and r (Eq. 13, or what a variant puts in its place)."""
-    weight = confidence * (1 - explained)
-    if config.weight == "uniform":
-        return torch.ones_like(weight)
-    if config.weight == "threshold":
-        return (weight > config.threshold).to(weight.dtype)
-    return weight

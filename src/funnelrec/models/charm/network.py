@@ -14,7 +14,7 @@ from funnelrec.evaluation.scoring import Scorer
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.graph.insertion import users_after_insertion
 from funnelrec.graph.propagation import propagate, propagate_users, sparse_product
-from funnelrec.models.charm.learned import Learned, calibrated
+from funnelrec.models.charm.learned import Learned
 from funnelrec.models.charm.settings import CharmSettings
 from funnelrec.models.charm.stages import (
     Estimator,
@@ -71,7 +71,7 @@ class Views:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """h, w, r and w-bar of n candidates, shape ``(n,)`` each."""
+    """h, w, r and w-bar as the loss takes it, of n candidates, shape ``(n,)`` each."""
 
     score: Tensor
     confidence: Tensor
@@ -245,7 +245,12 @@ class CharmNetwork(GradientNetwork):
         else:
             confidence = torch.sigmoid(score / config.tau)
         explained = self._explained(views, users, items, intent)
-        return Evidence(score, confidence, explained, calibrated(confidence, explained, config))
+        weight = confidence * (1 - explained)
+        if config.weight == "uniform":
+            weight = torch.ones_like(weight)
+        if config.weight == "threshold":
+            weight = (weight > config.threshold).to(weight.dtype)
+        return Evidence(score, confidence, explained, weight)
 
     def _explained(self, views: Views, users: Tensor, items: Tensor, intent: Tensor) -> Tensor:
         """Return r of each candidate."""
