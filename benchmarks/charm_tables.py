@@ -88,6 +88,7 @@ TAKEN_BACK: dict[str, dict[str, Any]] = {
     "the positive's own edge kept": {"own_edge": "keep"},
     "L_MI trains everything": {"mi_gradient": "all"},
     "one negative a purchase": {"negatives": 1},
+    "one candidate a purchase": {"candidates": 1},
     "calibrated weights, as they are": {"weight": "calibrated", "pooling": "noisy_or"},
     "calibrated weights, scaled to mean 1": {k: v for k, v in CALIBRATED.items() if k != "preset"},
     "upper step at full weight": {"upper_weight": 1.0},
