@@ -22,7 +22,13 @@ from funnelrec.evaluation.evidence import EvidenceModel, PairEvidence
 from funnelrec.models import create_model
 from funnelrec.models.charm import Charm
 from funnelrec.models.charm.learned import Learned
-from funnelrec.models.charm.stages import COMPETITOR_BUDGET, competitor_blocks
+from funnelrec.models.charm.stages import (
+    COMPETITOR_BUDGET,
+    competitor_blocks,
+    competitor_cosines,
+    grouped_cosines,
+    purchases_of,
+)
 from funnelrec.objectives.mutual_information import log_mean_exp
 from funnelrec.testing.datasets import tiny_dataset as random_dataset
 
@@ -162,13 +168,44 @@ def test_evidence_does_not_depend_on_order_company_or_blocks(
     users, items = columns()
     whole = model.pair_evidence(users, items)
     order = np.random.default_rng(1).permutation(len(users))
-    monkeypatch.setattr("funnelrec.models.charm.stages.COMPETITOR_BUDGET", 5)
+    for constant, value in (("COMPETITOR_BUDGET", 5), ("_GROUP", 2), ("_GROUP_BUDGET", 3)):
+        monkeypatch.setattr(f"funnelrec.models.charm.stages.{constant}", value)
     for name, part in vars(model.pair_evidence(users[order], items[order])).items():
         np.testing.assert_allclose(part, getattr(whole, name)[order], rtol=1e-5, atol=1e-6)
     assert whole.competitor.dtype == np.int64
     assert whole.score.dtype == whole.weight.dtype == np.float32
     none = np.empty(0, dtype=np.int64)
     assert len(model.pair_evidence(none, none)) == 0
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+def test_groups_give_what_single_pairs_give(
+    tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, shifted: bool
+) -> None:
+    # All touched pairs, so that users fill groups of three, leave some half empty, and have
+    # between none and 40 purchases.
+    monkeypatch.setattr("funnelrec.models.charm.stages._GROUP", 3)
+    monkeypatch.setattr("funnelrec.models.charm.stages._GROUP_BUDGET", 50)
+    data = tiny_dataset.training
+    touched = data.touched
+    users = torch.from_numpy(touched.users.astype(np.int64))
+    generator = torch.Generator().manual_seed(2)
+    mine, shift, projected = (
+        torch.randn(rows, 4, generator=generator, dtype=torch.float64)
+        for rows in (len(users), len(users), 40)
+    )
+    projected[7] = 0
+    given = shift if shifted else None
+    indptr, indices = (
+        torch.from_numpy(part.copy()) for part in (data.purchases.indptr, data.purchases.indices)
+    )
+    cosine, rows, bought = grouped_cosines(mine, given, projected, indptr, indices, users)
+    items, candidates, _ = purchases_of(indptr, indices, users)
+    expected = competitor_cosines(mine, given, projected, items, candidates)
+    order = torch.argsort(rows, stable=True)
+    assert torch.equal(rows[order], candidates)
+    assert torch.equal(bought[order], items)
+    torch.testing.assert_close(cosine[order], expected, rtol=1e-10, atol=1e-12)
 
 
 def test_blocks_cover_all_pairs_within_the_budget() -> None:

@@ -16,7 +16,7 @@ from evidence_models import Closed, registered
 from funnelrec.common.errors import CapabilityError, DataError, TrainingDivergedError, UsageError
 from funnelrec.data import Dataset, prepare, read_events, simulate_shop
 from funnelrec.evaluation.conversion_calibration import calibrate_conversion
-from funnelrec.evaluation.evidence import PairEvidence
+from funnelrec.evaluation.evidence import EvidenceModel, PairEvidence
 from funnelrec.models import Recommender, create_model
 from funnelrec.models.runs import (
     CALIBRATION,
@@ -75,7 +75,14 @@ def test_a_stored_run_scores_like_the_trained_one(
     assert loaded.history == run.history
     assert loaded.dataset.fingerprint == run.dataset.fingerprint
     assert loaded.model.config == run.model.config or refit
-    expected = {RECORD, MODEL, *([HISTORY] if run.history else [])}
+    assert loaded.calibration == run.calibration
+    assert (run.calibration is not None) == isinstance(run.model, EvidenceModel)
+    expected = {
+        RECORD,
+        MODEL,
+        *([HISTORY] if run.history else []),
+        *([CALIBRATION] if run.calibration else []),
+    }
     assert {path.name for path in (tmp_path / "run").iterdir()} == expected
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from dataclasses import fields as dataclass_fields
@@ -22,9 +23,8 @@ from funnelrec.models.charm.settings import (
 )
 from funnelrec.models.charm.stages import (
     Estimator,
-    attention,
     competitor_blocks,
-    competitor_cosines,
+    grouped_cosines,
     preference_block,
     purchases_of,
     shares,
@@ -131,7 +131,8 @@ class Learned:
             If a tensor is missing or unknown.
         """
         release = config.computation == "release"
-        estimator = Estimator("concat" if release else config.estimator, config.dim)
+        width = state["users"].shape[1]
+        estimator = Estimator("concat" if release else config.estimator, width)
         weights = {
             name.removeprefix(_ESTIMATOR): value
             for name, value in state.items()
@@ -187,6 +188,8 @@ class Learned:
             Auxiliary behaviors between the two as a share of all of them, shape ``(n,)``; read by
             ``weight='frequency'``.
         """
+        order = torch.argsort(users, stable=True)
+        users, items, touches = users[order], items[order], touches[order]
         parts = [
             self._block(users[part], items[part], touches[part])
             for part in competitor_blocks(self.indptr, users)
@@ -194,8 +197,9 @@ class Learned:
         if not parts:
             none, nobody = self.users.new_empty(0), users.new_empty(0)
             return PairTensors(none, none, none, none, nobody, none)
+        back = torch.argsort(order)
         columns = zip(*(vars(part).values() for part in parts), strict=True)
-        return PairTensors(*(torch.cat(column) for column in columns))
+        return PairTensors(*(torch.cat(column)[back] for column in columns))
 
     def competitors(self, user: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the purchases of one user, s of each for every item, and r of every item.
@@ -207,22 +211,27 @@ class Learned:
         evidence = self.users.new_empty(len(items), len(bought))
         explained = self.users.new_empty(len(items))
         for part in competitor_blocks(self.indptr, users):
-            found, rows, _, sizes = self._evidence(users[part], items[part])
+            weights = self._attention(users[part], items[part])
+            found, rows, _, sizes = self._evidence(users[part], items[part], weights)
             evidence[part] = found.reshape(len(sizes), len(bought))
             explained[part] = self._pooled(found, rows, sizes)
         return bought, evidence, explained
 
     def _block(self, users: Tensor, items: Tensor, touches: Tensor) -> PairTensors:
-        evidence, rows, bought, sizes = self._evidence(users, items)
+        weights = self._attention(users, items)
+        evidence, rows, bought, sizes = self._evidence(users, items, weights)
         explained = self._pooled(evidence, rows, sizes)
-        score = self._hesitation(users, items)
+        fits: Tensor = self.estimator(
+            self._intent(users, weights), self.virtual_action(users, items)
+        )
+        score = fits - self.center
         confidence = torch.sigmoid(score / self.config.tau)
         if self.config.weight == "frequency":
             confidence = touches.to(score.dtype)
         best = evidence.new_zeros(len(users)).scatter_reduce(
             0, rows, evidence, "amax", include_self=False
         )
-        # The first of equals is the smallest item, because rows are sorted.
+        # The first of equals is the smallest item, because a user's purchases are sorted.
         places = torch.arange(len(rows), device=rows.device)
         first = torch.full((len(users),), len(rows), device=rows.device)
         equal = evidence == best[rows]
@@ -238,16 +247,20 @@ class Learned:
             torch.where(nobody, 0.0, best),
         )
 
-    def _evidence(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return s, candidate, item and number of every purchase of the users."""
+    def _evidence(
+        self, users: Tensor, items: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return s, candidate and item of every purchase, and their number per candidate."""
         candidate, shift = self.projected[items], None
         if self.injected is not None:
             candidate = candidate + self.injected[users]
         elif self.config.sub_intent and len(self.shifts):
-            shift = self._mixed(self.shifts, users, items)
+            shift = _mixed(self.shifts, users, weights)
             candidate = candidate + shift
-        bought, rows, sizes = purchases_of(self.indptr, self.indices, users)
-        cosine = competitor_cosines(candidate, shift, self.projected, bought, rows)
+        cosine, rows, bought = grouped_cosines(
+            candidate, shift, self.projected, self.indptr, self.indices, users
+        )
+        sizes = self.indptr[users + 1].long() - self.indptr[users].long()
         if self.config.computation == "release":
             return (cosine - RELEASE_THRESHOLD).clamp_min(0), rows, bought, sizes
         return substitution_evidence(cosine), rows, bought, sizes
@@ -257,27 +270,22 @@ class Learned:
             return -torch.expm1(-RELEASE_DECAY * pool_evidence(evidence, rows, sizes, "max"))
         return pool_evidence(evidence, rows, sizes, self.config.pooling)
 
-    def _mixed(self, stacked: Tensor, users: Tensor, items: Tensor) -> Tensor:
-        """Return the rows that attention adds up, shape ``(n, d)``."""
-        values = stacked[:, users]
+    def _attention(self, users: Tensor, items: Tensor) -> Tensor | None:
+        """Return the attention of each pair, shape ``(B, n)``, where there is a choice."""
         if self.keys is None or self.queries is None:
-            return values[0]
-        weights = attention(self.keys[:, users], self.queries[items][:, None])
-        return torch.einsum("bnm,bnd->nd", weights, values)
+            return None
+        asked = self.queries[items]
+        # For single pairs, products of matrices with one column take longer than the sums.
+        logits = torch.stack([(part[users] * asked).sum(dim=1) for part in self.keys])
+        return torch.softmax(logits / math.sqrt(asked.shape[1]), dim=0)
 
-    def intent(self, users: Tensor, items: Tensor) -> Tensor:
+    def _intent(self, users: Tensor, weights: Tensor | None) -> Tensor:
         """Return z of each pair, shape ``(n, d)``."""
         if len(self.values):
-            intent = self._mixed(self.values, users, items)
+            intent = _mixed(self.values, users, weights)
         else:
             intent = torch.zeros_like(self.users[users])
         return intent if self.own is None else intent + self.own[users]
-
-    def _hesitation(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return h of each pair (Eq. 10)."""
-        virtual = self.virtual_action(users, items)
-        score: Tensor = self.estimator(self.intent(users, items), virtual)
-        return score - self.center
 
     def virtual_action(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the action vector after the purchase that was not made, shape ``(n, d)``."""
@@ -301,3 +309,13 @@ class Learned:
         return users_after_insertion(
             graph, ego_users, ego_items, (users, items), layers=self.config.layers
         )
+
+
+def _mixed(stacked: Tensor, users: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the rows of the users added up over behaviors, shape ``(n, d)``."""
+    if weights is None:
+        return stacked[0, users]
+    total = stacked[0, users] * weights[0][:, None]
+    for part, share in zip(stacked[1:], weights[1:], strict=True):
+        total.addcmul_(part[users], share[:, None])
+    return total

@@ -14,6 +14,9 @@ from funnelrec.models.gradient import table
 
 # Rows of competitors held at one time: 32 MiB at d = 64.
 COMPETITOR_BUDGET = 2**17
+# Candidates of one user that share a product, and rows of competitors of one product.
+_GROUP = 16
+_GROUP_BUDGET = 2**14
 
 
 def rows_of(table: Tensor, numbers: Tensor) -> Tensor:
@@ -261,6 +264,88 @@ def competitor_blocks(indptr: Tensor, users: Tensor) -> Iterator[slice]:
         start += length
 
 
+def grouped_cosines(
+    shifted: Tensor,
+    shift: Tensor | None,
+    projected: Tensor,
+    indptr: Tensor,
+    indices: Tensor,
+    users: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what :func:`competitor_cosines` gives over all purchases, for many pairs a user.
+
+    A user's purchases are fetched once for up to 16 of its candidates, and one small matrix
+    product a group replaces a pass over (pairs, competitors, d): several times as fast where users
+    have more than a few candidates. Groups of alike numbers of purchases go together, so that
+    little is padded.
+
+    Parameters
+    ----------
+    shifted, shift, projected
+        See :func:`competitor_cosines`.
+    indptr, indices
+        Compressed rows of the purchases.
+    users
+        User of each candidate, int64, shape ``(n,)``; the pairs of a user stand together.
+
+    Returns
+    -------
+    tuple of Tensor
+        Cosine, candidate and item of every candidate and competitor, shape ``(m,)`` each. The
+        competitors of a candidate stand together, in the order of ``indices``.
+    """
+    device = users.device
+    numbers = torch.arange(len(users), device=device)
+    owners, counts = torch.unique_consecutive(users, return_counts=True)
+    wide = min(_GROUP, int(counts.max())) if len(counts) else 1
+    groups = (counts + wide - 1).div(wide, rounding_mode="floor")
+    begins = groups.cumsum(0) - groups
+    within = numbers - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    group = torch.repeat_interleave(begins, counts) + within.div(wide, rounding_mode="floor")
+    owner = torch.repeat_interleave(owners, groups)
+    members = torch.full((len(owner), wide), -1, device=device)
+    members[group, within % wide] = numbers
+    starts = indptr[owner].long()
+    sizes = indptr[owner + 1].long() - starts
+    order = torch.argsort(sizes, stable=True)
+    # Of groups in ascending order the last one of a run is the longest.
+    load = sizes[order].clamp_min(1).cumsum(0).div(_GROUP_BUDGET, rounding_mode="floor")
+    _, runs = torch.unique_consecutive(load, return_counts=True)
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for chosen in torch.split(order, runs.tolist()):
+        longest = int(sizes[chosen[-1]])
+        if not longest:
+            continue
+        column = torch.arange(longest, device=device)
+        there = column < sizes[chosen][:, None]
+        bought = indices[torch.where(there, starts[chosen][:, None] + column, 0)].long()
+        other = projected[bought]
+        member = members[chosen]
+        mine = shifted[member.clamp_min(0)]
+        dots, squares = mine @ other.mT, other.square().sum(dim=-1)[:, None]
+        if shift is not None:
+            added = shift[member.clamp_min(0)]
+            dots = dots + (mine * added).sum(dim=-1, keepdim=True)
+            squares = squares + 2 * (added @ other.mT) + added.square().sum(dim=-1, keepdim=True)
+        real = (member >= 0)[:, :, None] & there[:, None]
+        cosines = _ratio(dots, squares * mine.square().sum(dim=-1, keepdim=True))
+        pairs, items = member[:, :, None].expand_as(real), bought[:, None].expand_as(real)
+        found.append((cosines[real], pairs[real], items[real]))
+    if not found:
+        none = users.new_empty(0)
+        return shifted.new_empty(0), none, none
+    cosine, rows, fetched = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return cosine, rows, fetched
+
+
+def _ratio(dots: Tensor, squares: Tensor) -> Tensor:
+    """Return dots over the root of squares, 0 where a vector is 0."""
+    positive = squares > 0
+    # Nothing is divided by zero, not even where its result is thrown away: gradients are finite.
+    safe = torch.where(positive, squares, 1.0)
+    return torch.where(positive, dots * safe.rsqrt(), 0.0).clamp(-1, 1)
+
+
 def competitor_cosines(
     shifted: Tensor,
     shift: Tensor | None,
@@ -299,8 +384,4 @@ def competitor_cosines(
         against = torch.einsum("sd,skd->sk", other, both)
         dots = against[:, 0] + (shifted * shift).sum(dim=-1)[rows]
         squares = squares + 2 * against[:, 1] + shift.square().sum(dim=-1)[rows]
-    lengths = squares * shifted.square().sum(dim=-1)[rows]
-    positive = lengths > 0
-    # Nothing is divided by zero, not even where its result is thrown away: gradients are finite.
-    safe = torch.where(positive, lengths, 1.0)
-    return torch.where(positive, dots * safe.rsqrt(), 0.0).clamp(-1, 1)
+    return _ratio(dots, squares * shifted.square().sum(dim=-1)[rows])
