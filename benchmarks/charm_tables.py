@@ -24,6 +24,7 @@ import torch
 
 from funnelrec.common.errors import CapabilityError
 from funnelrec.evaluation import evaluate
+from funnelrec.evaluation.masking import Split
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.models import create_model
 from funnelrec.models.charm.settings import VARIANTS
@@ -170,9 +171,12 @@ def run(groups: set[str], part: int, parts: int) -> None:
         except CapabilityError as error:
             print(f"{row.name}: {error}", flush=True)
             continue
+        splits: tuple[Split, ...] = ("validation", "test")
+        if row.group == "search":
+            splits = ("validation",)
         found = {
             split: evaluate(model, dataset, split=split, beyond_accuracy=False).slices
-            for split in (("validation",) if row.group == "search" else ("validation", "test"))
+            for split in splits
         }
         names = ("users", "hr@10", "ndcg@10")
         append(
