@@ -236,7 +236,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 # Printed: lr, Xavier, batch, d, L, tau and the three weights. At 1e-5 a run takes some 1e5 steps.
 PAPER: Mapping[str, Any] = MappingProxyType({"learning_rate": 1e-5, "epochs": 2000})
-# Chosen on validation of taobao15k; docs/reproduction.md has the search and what each is worth.
+# Chosen on validation of taobao15k, one seed; docs/reproduction.md has what was tried.
 PRACTICAL: Mapping[str, Any] = MappingProxyType(
     {
         "combine": "sum",
