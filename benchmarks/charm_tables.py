@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 
-from funnelrec.common.errors import CapabilityError
 from funnelrec.evaluation import evaluate
 from funnelrec.evaluation.masking import Split
 from funnelrec.evaluation.protocol import current_versions
@@ -135,7 +134,12 @@ def rows() -> list[Row]:
     literal = {"preset": "paper", "learning_rate": 1e-3}
     every.append(Row("practical", "all of it: the printed method at a step of 1e-3", literal))
     every.append(Row("variants", FULL, CALIBRATED))
-    every += [Row("variants", name, {**CALIBRATED, "variant": name}) for name in VARIANTS]
+    # Exact insertion is refused at this size, and with normalised views.
+    every += [
+        Row("variants", name, {**CALIBRATED, "variant": name})
+        for name in VARIANTS
+        if name != "VIM-Recompute"
+    ]
     every += [Row("layers", str(depth), {**CALIBRATED, "layers": depth}) for depth in LAYERS]
     every += [Row("tau", str(tau), {**CALIBRATED, "tau": tau}) for tau in TAUS]
     return every
@@ -166,11 +170,7 @@ def run(groups: set[str], part: int, parts: int) -> None:
         if key in finished(RESULTS):
             continue
         model = made(row)
-        try:
-            model.fit(dataset)
-        except CapabilityError as error:
-            print(f"{row.name}: {error}", flush=True)
-            continue
+        model.fit(dataset)
         splits: tuple[Split, ...] = ("validation", "test")
         if row.group == "search":
             splits = ("validation",)
@@ -278,7 +278,7 @@ def _variants(found: Found) -> str:
     for name, (hr, ndcg) in PUBLISHED.items():
         printed = f"{hr:.4f} / {ndcg:.4f}"
         sign = _signs((hr, ndcg), PUBLISHED[FULL]) if name != FULL else ""
-        row = found["variants", name]
+        row = found.get(("variants", name))
         if row is None or full is None:
             why = "refused: too large" if name == "VIM-Recompute" else "-"
             lines.append(f"| {name} | {printed} | {sign} | {why} | | | | | |")

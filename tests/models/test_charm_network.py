@@ -423,3 +423,9 @@ def test_presets_are_what_the_sources_print() -> None:
     assert {key for key in printed if getattr(paper, key) != printed[key]} <= loop
     practical = Charm(preset="practical").config
     assert (practical.dim, practical.layers, practical.computation) == (64, 3, "paper")
+
+
+@pytest.mark.parametrize("other", [{"normalize_layers": True}, {"combine": "sum"}])
+def test_exact_insertion_is_refused_for_views_it_does_not_compute(other: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="inserts a pair into plain LightGCN"):
+        charm(virtual="recompute", **other)

@@ -376,20 +376,39 @@ class CharmNetwork(GradientNetwork):
             terms["l2"] = config.l2 * self._squares(batch) / len(batch.users)
         return terms
 
+    def attended(
+        self, auxiliary: Tensor, items: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the values that attention adds up, and its keys and queries where it chooses.
+
+        Parameters
+        ----------
+        auxiliary
+            Auxiliary user views, shape ``(B, n, d)``.
+        items
+            Item views, shape ``(m, d)``.
+
+        Returns
+        -------
+        tuple
+            Values, shape ``(B, n, d)``, or ``(1, n, d)`` where one stands for all behaviors;
+            keys, shape ``(B, n, d)``; queries, shape ``(m, d)``.
+        """
+        if not self.behaviors:
+            return auxiliary, None, None
+        values = auxiliary @ self.value @ self.project
+        if not self.chooses:
+            return values.mean(dim=0, keepdim=True), None, None
+        return values, auxiliary @ self.key, items @ self.query
+
     def _shared_negatives(self, views: Views, batch: OrdinalBatch) -> Tensor:
         """Return y of the negatives that the batch shares, very low where a user has seen one."""
         if batch.shared is None or batch.shared_seen is None:
             raise ValueError("the batch shares no negatives")
         items = views.items.index_select(0, batch.shared)
         mine = views.users.index_select(0, batch.users)
-        auxiliary = views.auxiliary.index_select(1, batch.users)
-        values, given = auxiliary, None
-        if self.behaviors:
-            values = auxiliary @ self.value @ self.project
-        if self.chooses:
-            given = shares(auxiliary @ self.key, items @ self.query)
-        elif self.behaviors:
-            values = values.mean(dim=0, keepdim=True)
+        values, keys, queries = self.attended(views.auxiliary.index_select(1, batch.users), items)
+        given = None if keys is None or queries is None else shares(keys, queries)
         block = preference_block(mine, values, given, items)
         rows, columns = batch.shared_seen
         # Not infinity: a user may have seen every one of them, and then has no gradient here.
@@ -469,14 +488,8 @@ class CharmNetwork(GradientNetwork):
         config = self.config
         with torch.no_grad():
             views = self.encode()
-            keys, queries, walk = None, None, None
-            values = views.auxiliary
-            if self.behaviors:
-                values = values @ self.value @ self.project
-            if self.chooses:
-                keys, queries = views.auxiliary @ self.key, views.items @ self.query
-            elif self.behaviors:
-                values = values.mean(dim=0, keepdim=True)
+            walk = None
+            values, keys, queries = self.attended(views.auxiliary, views.items)
             if config.virtual == "two_hop":
                 walk = _walk(views)
             recompute = config.virtual == "recompute"

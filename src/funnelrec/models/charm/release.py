@@ -134,12 +134,7 @@ class ReleasedCharmNetwork(CharmNetwork):
         """Return what scoring and evidence need, detached."""
         with torch.no_grad():
             views = self.encode()
-            values = views.auxiliary @ self.value @ self.project
-            keys, queries = None, None
-            if self.chooses:
-                keys, queries = views.auxiliary @ self.key, views.items @ self.query
-            else:
-                values = values.mean(dim=0, keepdim=True)
+            values, keys, queries = self.attended(views.auxiliary, views.items)
             return Learned(
                 self.config,
                 deepcopy(self.estimator).requires_grad_(False),

@@ -189,6 +189,16 @@ class CharmSettings(GradientSettings):
     )
 
     @model_validator(mode="after")
+    def _insertion_is_plain(self) -> Self:
+        if self.virtual == "recompute" and (self.normalize_layers or self.combine != "mean"):
+            raise ValueError(
+                "virtual='recompute' inserts a pair into plain LightGCN, so it takes "
+                f"normalize_layers=False and combine='mean', got {self.normalize_layers} and "
+                f"{self.combine!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _release_is_whole(self) -> Self:
         if self.computation == "release":
             if self.l2:
