@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -94,6 +95,29 @@ def test_a_split_by_time(log: Path, tmp_path: Path) -> None:
     assert parameters["validation_from"] == 1_711_929_600_000_000
 
 
+@pytest.mark.parametrize(
+    ("option", "setting"),
+    [
+        (("--validation-count", "20"), {"validation_count": 20}),
+        (("--validation-fraction", "0.5"), {"validation_fraction": 0.5}),
+    ],
+)
+def test_a_share_or_a_number_validates(
+    option: tuple[str, str], setting: dict[str, Any], log: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "ds"
+    events = read_events(log)
+    funnelrec("prepare", log, "--out", out, *option, "--seed", "4")
+    expected = prepare(events, split=LeaveOneOut.create(setting, seed=4))
+    assert Dataset.load(out).fingerprint == expected.fingerprint
+    assert 0 < expected.training.validation.nnz < prepare(events).training.validation.nnz
+    funnelrec("prepare", log, "--out", out, "--split", "time", *option)
+    share = {"validation": setting.get("validation_fraction", 0.1)}
+    number = {"validation_count": setting.get("validation_count")}
+    expected = prepare(events, split=GlobalTime.create({**share, **number}))
+    assert Dataset.load(out).fingerprint == expected.fingerprint
+
+
 def test_leave_one_out_by_chance_without_validation(log: Path, tmp_path: Path) -> None:
     out = tmp_path / "ds"
     options = ("--order", "random", "--no-validation", "--timestamps", "ignore")
@@ -115,6 +139,10 @@ def test_given_files(tmp_path: Path) -> None:
     drawn = Dataset.load(tmp_path / "a")
     assert (drawn.test.nnz, drawn.training.validation.nnz) == (2, 1)
     assert drawn.training.user_ids.decode(drawn.training.validation.users).to_list() == [1]
+    base_of_one = (*base, "--out", tmp_path / "b", "--validation-count")
+    funnelrec(*base_of_one, "1")
+    assert Dataset.load(tmp_path / "b").training.validation.nnz == 1
+    assert refused(*base_of_one, "2").startswith("validation_count=2 asks for more users than the")
     funnelrec(*base, "--out", tmp_path / "b", "--no-validation")
     assert Dataset.load(tmp_path / "b").training.validation.nnz == 0
     validation = written("who,item_id\n2,7\n", tmp_path / "validation.csv")
@@ -141,6 +169,10 @@ def test_a_benchmark_folder_comes_split(tmp_path: Path) -> None:
     dataset = Dataset.load(out)
     assert (dataset.n_users, dataset.n_items, dataset.test.nnz) == (3, 9, 2)
     assert dataset.manifest.split.kind == "given"
+    assert dataset.training.validation.nnz == 1
+    assert refused(
+        *("prepare", folder, "--out", out, "--layout", "id-pairs", "--validation-count", "2")
+    ).startswith("validation_count=2 asks for more users than the 1 who have")
     shown = funnelrec("prepare", folder, "--out", out, "--catalogue", "taobao15k").stdout
     compared = " ".join(shown.replace("│", " ").split())
     assert "users 15,449 3 -15,446 no" in compared
@@ -240,6 +272,25 @@ def test_a_log_of_purchases_alone_warns(tmp_path: Path) -> None:
         (["--split", "given"], "--split given needs the held-out purchases: add --test FILE."),
         (["--split", "time", "--test-fraction", "1.5"], "GlobalTime: test: must be less than 1"),
         (["--split", "time", "--test-from", "tomorrow"], "GlobalTime: test_from"),
+        (
+            ["--validation-fraction", "0.1", "--validation-count", "5"],
+            "--validation-fraction cannot be combined with --validation-count; leave one of them "
+            "out.",
+        ),
+        (
+            ["--validation-count", "5", "--no-validation"],
+            "--validation-count cannot be combined with --no-validation; leave one of them out.",
+        ),
+        (
+            ["--split", "time", "--validation-from", "9", "--no-validation"],
+            "--validation-from cannot be combined with --no-validation; leave one of them out.",
+        ),
+        (
+            ["--split", "time", "--test-from", "9", "--test-fraction", "0.1"],
+            "--test-fraction cannot be combined with --test-from; leave one of them out.",
+        ),
+        (["--validation-count", "0"], "LeaveOneOut: validation_count: must be greater than"),
+        (["--validation-count", "5000"], "validation_count=5000 asks for more users than the"),
         (["--columns", "user_id"], "--columns must be name=value pairs, got 'user_id'."),
         (["--columns", "user=uid"], "unknown key 'user' in columns: did you mean 'user_id'?"),
         (["--behaviors", "view,view"], "behaviors must name each behavior once"),

@@ -231,6 +231,60 @@ def test_users_who_are_not_tested_are_counted() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [({"validation_fraction": 0.25}, 100), ({"validation_count": 37}, 37), ({}, 400)],
+)
+@pytest.mark.parametrize("order", ["time", "random"])
+def test_a_share_or_a_number_of_users_validates(
+    asked: dict[str, Any], wanted: int, order: Any
+) -> None:
+    rows: list[Row] = [(user, item, "buy", item) for user in range(400) for item in range(3)]
+    rows += [(user, item, "view", 2) for user in range(400) for item in range(3)]
+    rows += [(400, 0, "buy", 1), (400, 1, "buy", 2)]
+    log = log_of(rows)
+    all_of_them = split_events(log, LeaveOneOut(order=order, seed=3))
+    parts = split_events(log, LeaveOneOut.create(asked, order=order, seed=3))
+    validation = pairs_of(parts.validation)
+    assert len(validation) == wanted
+    assert validation <= pairs_of(all_of_them.validation)
+    assert pairs_of(parts.test) == pairs_of(all_of_them.test)
+    bought = pairs_of(log.frame.filter(behavior="buy"))
+    trained = pairs_of(parts.training.filter(behavior="buy"))
+    assert trained == bought - validation - pairs_of(parts.test)
+    if order == "time":
+        # Day 2 is known to whoever gives no validation pair: only the test purchase cuts.
+        assert parts.training.filter(behavior="view").height == 3 * (400 - wanted)
+    if asked:
+        assert {name: parts.record.parameters[name] for name in asked} == asked
+        assert parts.record.seed == 3
+        assert f"{wanted:,} of 400 users who can give a validation pair were drawn" in " ".join(
+            parts.notes
+        )
+        other = split_events(log, LeaveOneOut.create(asked, order=order, seed=4))
+        users = [set(part.validation["user_id"]) for part in (parts, other)]
+        assert users[0] != users[1]
+        # Neither the first users nor the last: a draw.
+        assert abs(parts.validation["user_id"].to_numpy().mean() - 200) < 60
+
+
+def test_a_number_of_given_validation_users_is_drawn() -> None:
+    rows: list[Row] = [(user, item, "buy", 0) for user in range(50) for item in range(4)]
+    log = log_of([*rows, (60, 1, "buy", 0)], dated=False)
+    parts = split_events(log, Given(test=given_pairs((60, 3)), validation_count=20, seed=5))
+    assert parts.validation["user_id"].n_unique() == parts.validation.height == 20
+    assert parts.record.parameters["validation_count"] == 20
+    whole = split_events(log, Given(test=given_pairs((60, 3)), seed=5))
+    assert pairs_of(parts.validation) < pairs_of(whole.validation)
+    shuffled = log_of(
+        sorted([*rows, (60, 1, "buy", 0)], key=lambda row: (row[1], -row[0])), dated=False
+    )
+    again = split_events(shuffled, Given(test=given_pairs((60, 3)), validation_count=20, seed=5))
+    assert content(again) == content(parts)
+    with pytest.raises(DataError, match=r"validation_count=51 asks for more users than the 50 "):
+        split_events(log, Given(test=given_pairs((60, 3)), validation_count=51))
+
+
 # One date for everybody -----------------------------------------------------------------------
 
 
@@ -272,6 +326,17 @@ def test_shares_become_dates() -> None:
         "validation": 0.2,
         "test": 0.1,
     }
+
+
+def test_a_number_becomes_a_date() -> None:
+    rows: list[Row] = [(item % 3, item, "buy", item) for item in range(20)]
+    parts = split_events(log_of(rows), GlobalTime(validation_count=5, test=0.1))
+    assert sorted(parts.test["item_id"]) == [18, 19]
+    assert sorted(parts.validation["item_id"]) == [13, 14, 15, 16, 17]
+    assert parts.record.parameters["validation_count"] == 5
+    assert parts.record.parameters["validation"] is None
+    with pytest.raises(DataError, match="every target pair would be held out"):
+        split_events(log_of(rows), GlobalTime(validation_count=18, test=0.1))
 
 
 def test_no_validation_share() -> None:
@@ -464,6 +529,26 @@ def test_given_pairs_that_cannot_be(settings: dict[str, Any], message: str) -> N
 def test_requests_that_make_no_sense(split: Any, policy: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         split_events(log_of(STORY, dated=False), cast(Split, split), policy)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (LeaveOneOut, {"validation_fraction": 0.1, "validation_count": 5}, "leave one out"),
+        (LeaveOneOut, {"validation": False, "validation_count": 5}, "with validation=False"),
+        (LeaveOneOut, {"validation_count": 0}, "validation_count: must be .* got 0"),
+        (LeaveOneOut, {"validation_fraction": 1.5}, "validation_fraction: must be .* got 1.5"),
+        (GlobalTime, {"validation_from": 3, "validation_count": 5}, "leave one out"),
+        (Given, {"validation": "x", "validation_count": 5}, "with given validation pairs"),
+        (Given, {"holdout_minimum": None, "validation_fraction": 0.5}, "holdout_minimum=None"),
+    ],
+)
+def test_shares_and_numbers_that_contradict(
+    kind: Any, settings: dict[str, Any], message: str
+) -> None:
+    more = {"test": "test.csv"} if kind is Given else {}
+    with pytest.raises(ConfigError, match=message):
+        kind.create(settings, **more)
 
 
 def test_settings_survive_a_round_trip() -> None:

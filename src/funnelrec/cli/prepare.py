@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from funnelrec.cli.options import Columns
 from funnelrec.cli.output import (
     behavior_words,
     examples,
@@ -33,6 +34,7 @@ EXAMPLES = examples(
     "--behaviors pv=view,fav=collect,buy=purchase --on-bad-rows quarantine",
     "funnelrec prepare events.parquet --out DATASET --split time --test-from 2024-06-01",
     "funnelrec prepare train.parquet --out DATASET --split given --test test.parquet",
+    "funnelrec prepare events.parquet --out DATASET --validation-count 5000",
     "funnelrec prepare benchmark-folder --out DATASET --layout auto --catalogue taobao15k",
 )
 
@@ -60,10 +62,7 @@ def command(
     target: Annotated[
         str | None, typer.Option(help="The behavior to predict; the strongest if not given.")
     ] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option(help="The log's own column names: user_id=uid,item_id=sku."),
-    ] = None,
+    columns: Columns = None,
     timestamps: Annotated[
         Literal["auto", "require", "ignore"] | None,
         typer.Option(help="Read timestamps where there are any (auto, the default)."),
@@ -110,7 +109,17 @@ def command(
     validation_fraction: Annotated[
         float | None,
         typer.Option(
-            help="time: share of the purchases that validate (0.1).", rich_help_panel=_SPLIT
+            help="Share that validates. time: of the purchases (0.1). Otherwise: of the users who "
+            "have purchases enough to give one (all of them), drawn at random.",
+            rich_help_panel=_SPLIT,
+        ),
+    ] = None,
+    validation_count: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="That many purchases (time) or users (otherwise), in place of the share.",
+            rich_help_panel=_SPLIT,
         ),
     ] = None,
     test_fraction: Annotated[
@@ -208,10 +217,10 @@ def command(
         "quarantine_path": quarantine,
     }
     filters = {"user_core": user_core, "item_core": item_core, "core_by": core_by}
+    shares = {"validation_fraction": validation_fraction, "validation_count": validation_count}
     by_split: dict[str, dict[str, Any]] = {
         "leave-one-out": {"order": order},
         "time": {
-            "validation_fraction": validation_fraction,
             "test_fraction": test_fraction,
             "validation_from": validation_from,
             "test_from": test_from,
@@ -223,9 +232,11 @@ def command(
             "holdout_minimum": holdout_minimum,
         },
     }
+    without = {"no_validation": no_validation or None}
+    _refuse_two_ways({**shares, **by_split["time"], **by_split["given"], **without})
     if layout is not None or catalogue is not None:
         allowed = ("holdout_minimum",)
-        others = {**reading, **filters, "split": split, "no_validation": no_validation or None}
+        others = {**reading, **filters, "split": split, **without}
         for values in (others, *by_split.values()):
             _refuse(values, "a benchmark layout, which comes split", allowed)
         log, comparison = _imported(events, layout or "auto", catalogue, behaviors, target)
@@ -236,7 +247,7 @@ def command(
             auxiliary=auxiliary,
             seed=seed,
             name=title,
-            **_given(holdout_minimum=holdout_minimum),
+            **_given(holdout_minimum=holdout_minimum, **shares),
         )
     else:
         chosen = split or "leave-one-out"
@@ -253,7 +264,9 @@ def command(
         )
         dataset = prepare(
             checked,
-            split=_split(chosen, by_split[chosen], reading["columns"], seed, no_validation),
+            split=_split(
+                chosen, {**by_split[chosen], **shares}, reading["columns"], seed, no_validation
+            ),
             auxiliary=auxiliary,
             name=title,
             **_given(**filters),
@@ -277,6 +290,23 @@ def _refuse(
             option = {"quarantine_path": "quarantine"}.get(name, name).replace("_", "-")
             raise UsageError(
                 f"--{option} cannot be combined with {with_what}; {fix or 'leave it out'}."
+            )
+
+
+# Each says in a way of its own what is held out.
+_ONE_OF = (
+    ("validation_fraction", "validation_count", "validation_from", "validation", "no_validation"),
+    ("test_fraction", "test_from"),
+)
+
+
+def _refuse_two_ways(options: Mapping[str, Any]) -> None:
+    given = _given(**options)
+    for names in _ONE_OF:
+        first, *rest = [name.replace("_", "-") for name in names if name in given] or [""]
+        if rest:
+            raise UsageError(
+                f"--{first} cannot be combined with --{rest[0]}; leave one of them out."
             )
 
 

@@ -177,6 +177,8 @@ def prepare_imported(
     *,
     auxiliary: AuxiliaryPolicy | None = None,
     holdout_minimum: int | None = 3,
+    validation_fraction: float | None = None,
+    validation_count: int | None = None,
     seed: int = 0,
     name: str = "events",
 ) -> Dataset:
@@ -188,9 +190,10 @@ def prepare_imported(
         From :func:`funnelrec.data.importers.import_layout`.
     auxiliary
         As in :func:`prepare`.
-    holdout_minimum, seed
+    holdout_minimum, validation_fraction, validation_count, seed
         Where the layout has no validation file, how many purchases a user needs to give one,
-        and what draws it; see :class:`funnelrec.data.splits.Given`.
+        what share or number of such users gives one, and what draws; see
+        :class:`funnelrec.data.splits.Given`.
     name
         What the data set is called in results.
 
@@ -202,10 +205,15 @@ def prepare_imported(
     """
     events = read_events(log.train, behaviors=log.behaviors, target=log.target)
     events = replace(events, source=log.source, notes=(*log.notes, *events.notes))
-    split: Split = LeaveOneOut.create(seed=seed)
+    shares = {"validation_fraction": validation_fraction, "validation_count": validation_count}
+    split: Split = LeaveOneOut.create(shares, seed=seed)
     if log.test is not None:
         split = Given.create(
-            test=log.test, validation=log.validation, holdout_minimum=holdout_minimum, seed=seed
+            shares,
+            test=log.test,
+            validation=log.validation,
+            holdout_minimum=holdout_minimum,
+            seed=seed,
         )
     return prepare(
         events,

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, get_args
 
+import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
@@ -47,7 +48,43 @@ _SHOWN = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class LeaveOneOut(Config):
+class _ByUser(Config):
+    """How many of the users who can give a validation pair do; all of them by default."""
+
+    validation_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of the users who can give a validation pair that do, drawn at random; "
+        "the others keep theirs in training. None takes all of them.",
+    )
+    validation_count: int | None = Field(
+        None, ge=1, description="The same as a number of users, in place of the share."
+    )
+
+    @model_validator(mode="after")
+    def _share_or_number(self) -> Self:
+        if self.validation_fraction is not None and self.validation_count is not None:
+            raise ValueError(
+                "validation_fraction and validation_count cannot be combined; leave one out"
+            )
+        return self
+
+    @property
+    def _asked(self) -> dict[str, float]:
+        """What was asked for, by name; empty for all users."""
+        asked = {
+            "validation_fraction": self.validation_fraction,
+            "validation_count": self.validation_count,
+        }
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def _refuse_with(self, other: str) -> None:
+        if self._asked:
+            raise ValueError(f"{next(iter(self._asked))} cannot be combined with {other}")
+
+
+class LeaveOneOut(_ByUser):
     """Each user's last distinct target pair tests, the one before it validates.
 
     A pair is dated by its first target event. Users with at least three pairs give both, users
@@ -59,6 +96,12 @@ class LeaveOneOut(Config):
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Decides ties in time and random order.")
     validation: bool = Field(True, description="Hold out validation pairs as well.")
+
+    @model_validator(mode="after")
+    def _validation_is_wanted(self) -> Self:
+        if not self.validation:
+            self._refuse_with("validation=False")
+        return self
 
 
 class GlobalTime(Config):
@@ -72,6 +115,11 @@ class GlobalTime(Config):
         0.1, ge=0, lt=1, description="Share of target pairs just before the test; 0 for none."
     )
     test: float = Field(0.1, gt=0, lt=1, description="Latest share of target pairs.")
+    validation_count: int | None = Field(
+        None,
+        ge=1,
+        description="Number of target pairs just before the test, in place of the share.",
+    )
     validation_from: CutOff = Field(
         None,
         description="First date of validation, in place of the share: the log's own number "
@@ -81,13 +129,19 @@ class GlobalTime(Config):
 
     @model_validator(mode="after")
     def _shares_leave_training(self) -> Self:
+        if self.validation_count is not None:
+            if self.validation_from is not None:
+                raise ValueError(
+                    "validation_from and validation_count cannot be combined; leave one out"
+                )
+            return self
         shares = self.validation + self.test
         if self.validation_from is None and self.test_from is None and shares >= 1:
             raise ValueError(f"validation + test must be below 1, got {shares}")
         return self
 
 
-class Given(Config):
+class Given(_ByUser):
     """Held-out pairs come from files or frames of their own; the whole log is for training.
 
     Without a validation file one random training purchase is held out for each user who has at
@@ -103,6 +157,14 @@ class Given(Config):
         3, ge=2, description="Distinct purchases a user needs to give one; None draws none."
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Decides which purchase is drawn.")
+
+    @model_validator(mode="after")
+    def _validation_is_drawn(self) -> Self:
+        if self.validation is not None:
+            self._refuse_with("given validation pairs")
+        if self.holdout_minimum is None:
+            self._refuse_with("holdout_minimum=None")
+        return self
 
 
 Split = LeaveOneOut | GlobalTime | Given
@@ -340,15 +402,39 @@ def _leave_one_out(pairs: pl.DataFrame, split: LeaveOneOut, events: Events) -> _
             f"{test.height - validation.height:,} users with two distinct purchases give no "
             "validation pair."
         )
+    validation = _some(validation, split, notes)
     return _HeldOut(
         validation=validation,
         test=test,
         kind="leave-one-out",
         order="time" if by_time else "random",
-        seed=split.seed if ties or not by_time else None,
-        parameters={"validation": split.validation},
+        seed=split.seed if ties or not by_time or split._asked else None,
+        parameters={"validation": split.validation, **split._asked},
         notes=notes,
     )
+
+
+def _some(validation: pl.DataFrame, split: LeaveOneOut | Given, notes: list[str]) -> pl.DataFrame:
+    """Return the validation pairs, one a user, of as many users as were asked for."""
+    if not split._asked:
+        return validation
+    there = validation.height
+    if split.validation_fraction is not None:
+        wanted = min(there, max(1, round(there * split.validation_fraction)))
+    else:
+        wanted = split.validation_count or 0
+        if wanted > there:
+            raise DataError(
+                f"validation_count={wanted} asks for more users than the {there:,} who have "
+                "purchases enough to give a validation pair; ask for fewer."
+            )
+    # One row a user, in the order of users, so the draw does not depend on the order of rows.
+    chosen = np.sort(stream(split.seed, "validation users").permutation(there)[:wanted])
+    notes.append(
+        f"{wanted:,} of {there:,} users who can give a validation pair were drawn, seeded with "
+        f"{split.seed}; the others keep theirs in training."
+    )
+    return validation[chosen]
 
 
 def _global_time(pairs: pl.DataFrame, split: GlobalTime, events: Events) -> _HeldOut:
@@ -370,7 +456,7 @@ def _global_time(pairs: pl.DataFrame, split: GlobalTime, events: Events) -> _Hel
         )
     validation_from = _cut_off("validation_from", split.validation_from, events)
     if validation_from is None:
-        wanted = round(total * split.validation)
+        wanted = split.validation_count or round(total * split.validation)
         # Without validation pairs the training ends where the test begins.
         validation_from = int(dates[max(0, before - wanted)]) if wanted and before else test_from
     elif validation_from >= test_from:
@@ -391,8 +477,15 @@ def _global_time(pairs: pl.DataFrame, split: GlobalTime, events: Events) -> _Hel
         parameters={
             "validation_from": validation_from,
             "test_from": test_from,
-            "validation": split.validation if split.validation_from is None else None,
+            "validation": split.validation
+            if split.validation_from is None and split.validation_count is None
+            else None,
             "test": split.test if split.test_from is None else None,
+            **(
+                {}
+                if split.validation_count is None
+                else {"validation_count": split.validation_count}
+            ),
         },
         notes=notes,
         cuts=(validation_from - 1, test_from - 1),
@@ -426,13 +519,14 @@ def _given(pairs: pl.DataFrame, split: Given, events: Events) -> _HeldOut:
                 "keep each in one of the two."
             )
     elif split.holdout_minimum is not None:
-        parameters["holdout_minimum"] = split.holdout_minimum
+        parameters |= {"holdout_minimum": split.holdout_minimum, **split._asked}
         seed = split.seed
         draw = stream(split.seed, "given", "validation").random(pairs.height)
         validation = pairs.with_columns(pl.Series(_DRAW, draw)).filter(
             pl.len().over(USER) >= split.holdout_minimum,
             pl.col(_DRAW) == pl.col(_DRAW).min().over(USER),
         )
+        validation = _some(validation, split, notes)
         if not validation.height:
             notes.append(
                 f"no user has {split.holdout_minimum} distinct purchases in training: there is no "
