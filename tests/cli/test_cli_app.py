@@ -69,6 +69,32 @@ def test_every_command_has_examples(name: str) -> None:
     assert f"\n funnelrec {name}" in shown
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "kept"),
+    [
+        ("train", ("nowhere", "--model", "mf_bpr", "--out", "x"), 1),
+        ("tune", ("nowhere", "--model", "mf_bpr", "--trials", "1", "--out", "x"), 1),
+        ("demo", ("--data", "nowhere.csv", "--out", "x"), 1),
+        ("diagnose", ("nowhere",), 0),
+        ("evaluate", ("nowhere",), 0),
+        ("prepare", ("nowhere.csv", "--out", "x"), 0),
+    ],
+)
+def test_training_commands_keep_freed_memory_before_they_begin(
+    name: str,
+    options: tuple[str, ...],
+    kept: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr("funnelrec.common.memory.keep_freed_memory", lambda: calls.append(None))
+    monkeypatch.chdir(tmp_path)
+    # The data are not there: what was called was called before any work.
+    funnelrec(name, *options, code=2)
+    assert len(calls) == kept
+
+
 def test_misspelt_commands_and_options() -> None:
     assert "Did you mean 'train'" in refused("trian")
     assert "No such option: --modell" in refused("train", "ds", "--modell", "rmbrec")

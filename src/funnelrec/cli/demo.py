@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from funnelrec.cli.options import Columns
 from funnelrec.cli.output import behavior_words, examples, named_words
 
 NAME = "demo"
@@ -33,17 +34,16 @@ def command(
             "pv=view,buy=purchase. Without it, usual names are put in order."
         ),
     ] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option(help="The log's own column names: user_id=uid,item_id=sku."),
-    ] = None,
+    columns: Columns = None,
 ) -> None:
     """Do the main job: diagnose, split, train RMBRec beside simple rules, evaluate, recommend.
 
     Ends with a report page that opens without a network.
     """
+    from funnelrec.common.memory import keep_freed_memory
     from funnelrec.comparison.demo import run_demo
 
+    keep_freed_memory()
     run_demo(
         out,
         data=data,

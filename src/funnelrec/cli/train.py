@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from funnelrec.cli.options import DatasetFolder, ModelName, Preset, Threads, TrainingDevice
 from funnelrec.cli.output import examples, say
 
 NAME = "train"
@@ -19,10 +20,8 @@ EXAMPLES = examples(
 
 
 def command(
-    dataset: Annotated[
-        Path, typer.Argument(metavar="DATASET", help="Folder made by funnelrec prepare.")
-    ],
-    model: Annotated[str, typer.Option(help="Name of the model; see funnelrec models.")],
+    dataset: DatasetFolder,
+    model: ModelName,
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     settings: Annotated[
         list[str] | None,
@@ -32,17 +31,13 @@ def command(
             help="A setting of the model, see funnelrec models NAME; may be repeated.",
         ),
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Named settings to start from, where the model has some.")
-    ] = None,
+    preset: Preset = None,
     variant: Annotated[
         str | None,
         typer.Option(help="Named change on top of it, such as a row of a paper's ablation."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Where to train; auto is a GPU if any.")
-    ] = "auto",
+    device: TrainingDevice = "auto",
     refit: Annotated[
         bool,
         typer.Option(
@@ -51,9 +46,7 @@ def command(
             "that validation selected; another protocol than without.",
         ),
     ] = False,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; what torch chooses if not given.")
-    ] = None,
+    threads: Threads = None,
     progress: Annotated[
         Literal["auto", "bar", "lines", "none"],
         typer.Option(help="What to show while training; auto: bars on a terminal, else lines."),
@@ -70,11 +63,13 @@ def command(
     import torch
 
     from funnelrec.common.config import parse_assignments
+    from funnelrec.common.memory import keep_freed_memory
     from funnelrec.data.dataset import Dataset
     from funnelrec.evaluation.evidence import EvidenceModel
     from funnelrec.models import create_model
     from funnelrec.models.runs import CHECKPOINT, RECORD, train_run
 
+    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     created = create_model(

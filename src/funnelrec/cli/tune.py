@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from funnelrec.cli.options import DatasetFolder, ModelName, Preset, Threads, TrainingDevice
 from funnelrec.cli.output import examples, say
 
 NAME = "tune"
@@ -19,10 +20,8 @@ EXAMPLES = examples(
 
 
 def command(
-    dataset: Annotated[
-        Path, typer.Argument(metavar="DATASET", help="Folder made by funnelrec prepare.")
-    ],
-    model: Annotated[str, typer.Option(help="Name of the model; see funnelrec models.")],
+    dataset: DatasetFolder,
+    model: ModelName,
     trials: Annotated[
         int, typer.Option(min=1, help="Trials the folder shall hold in the end; failed ones count.")
     ],
@@ -42,16 +41,10 @@ def command(
             help="A setting that all trials have and that is not searched; may be repeated.",
         ),
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Named settings to start from, where the model has some.")
-    ] = None,
+    preset: Preset = None,
     seed: Annotated[int, typer.Option(help="Decides the trials and every model's draws.")] = 0,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Where to train; auto is a GPU if any.")
-    ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; what torch chooses if not given.")
-    ] = None,
+    device: TrainingDevice = "auto",
+    threads: Threads = None,
 ) -> None:
     """Search settings on validation pairs, every trial kept; test pairs are never seen.
 
@@ -61,9 +54,11 @@ def command(
     import torch
 
     from funnelrec.common.config import parse_assignments
+    from funnelrec.common.memory import keep_freed_memory
     from funnelrec.comparison.search import Trial, tune
     from funnelrec.data.dataset import Dataset
 
+    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
 
@@ -93,7 +88,8 @@ def command(
     say(f"trials: {out}")
     # Whole settings: a search may have begun from others than the defaults.
     words = (f"--set '{key}={json.dumps(value)}'" for key, value in best.settings.items())
-    say(f"next: funnelrec train {dataset} --model {model} --seed {best.seed} {' '.join(words)}")
+    command_line = f"funnelrec train {dataset} --model {model} --out RUN --seed {best.seed}"
+    say(f"next: {command_line} {' '.join(words)}")
 
 
 def _short(value: object) -> str:
