@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,19 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from funnelrec.common.config import Config
 from funnelrec.common.random import stream
 from funnelrec.common.version import __version__
-from funnelrec.data.dataset import Dataset, TrainingData
+from funnelrec.data.dataset import Dataset
 from funnelrec.data.interactions import Interactions
 from funnelrec.evaluation.evidence import CompetitorTable, PairEvidence
 from funnelrec.models import create_model
-from funnelrec.models.base import FitOptions, Recommender, register
+from funnelrec.models.base import register
 from funnelrec.models.runs import load_run, train_run
 from funnelrec.serving import write_hesitations
 from funnelrec.testing import make_dataset
+from funnelrec.testing.models import Unranked
 
 CHARM = {"epochs": 1, "batch_size": 2**19, "layers": 1, "dim": 64}
 PAIRS_PER_USER = 100
@@ -47,23 +46,11 @@ PURCHASES_PER_USER = 8
 
 
 @register
-class Null(Recommender[Config]):
+class Null(Unranked[Config]):
     """Evidence that costs next to nothing, to measure the rest."""
 
     name = "null"
     summary = "Evidence that costs next to nothing."
-
-    def _fit(self, data: TrainingData, options: FitOptions) -> None:
-        self._n_items = data.n_items
-
-    def _score(self, users: Tensor) -> Tensor:
-        return torch.zeros(len(users), self._n_items)
-
-    def _state(self) -> dict[str, Tensor]:
-        return {"n_items": torch.tensor(self._n_items)}
-
-    def _restore(self, state: Mapping[str, Tensor], data: TrainingData) -> None:
-        self._n_items = int(state["n_items"])
 
     def pair_evidence(self, users: Any, items: Any) -> PairEvidence:
         # Multiplicative hashing: values without structure, so that sorting is no easier than usual.

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from funnelrec.common.config import Config
-from funnelrec.data.dataset import TrainingData
 from funnelrec.evaluation.evidence import CompetitorTable, PairEvidence
-from funnelrec.models.base import FitOptions, Recommender, registry
+from funnelrec.models.base import registry
+from funnelrec.testing.models import Unranked
 
 
 def score(user: int, item: int) -> float:
@@ -44,7 +42,7 @@ class ClosedSettings(Config):
     shift: float = Field(0.0, description="Added to h.")
 
 
-class Closed(Recommender[ClosedSettings]):
+class Closed(Unranked[ClosedSettings]):
     """Gives h = ((7 u + 3 i) mod 11 - 5) / 2 + shift and s = 1 / (1 + |i - i'|)."""
 
     name = "closed"
@@ -52,18 +50,6 @@ class Closed(Recommender[ClosedSettings]):
     reference = "-"
     Settings: ClassVar[type[Config]] = ClosedSettings
     largest = 0
-
-    def _fit(self, data: TrainingData, options: FitOptions) -> None:
-        self._n_items = data.n_items
-
-    def _score(self, users: Tensor) -> Tensor:
-        return torch.zeros(len(users), self._n_items)
-
-    def _state(self) -> dict[str, Tensor]:
-        return {"n_items": torch.tensor(self._n_items)}
-
-    def _restore(self, state: Mapping[str, Tensor], data: TrainingData) -> None:
-        self._n_items = int(state["n_items"])
 
     def pair_evidence(self, users: Any, items: Any) -> PairEvidence:
         self.largest = max(self.largest, len(users))

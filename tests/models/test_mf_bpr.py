@@ -17,7 +17,7 @@ from funnelrec.training.sampling import Triples
 
 def network(n_users: int = 6, n_items: int = 9, **settings: Any) -> MFBPRNetwork:
     config = MFBPRSettings.create({"dim": 4, "l2": 0.3, **settings})
-    return in_double(MFBPRNetwork(config, n_users, n_items, torch.Generator().manual_seed(1)))
+    return in_double(MFBPRNetwork(config, (n_users, n_items), torch.Generator().manual_seed(1)))
 
 
 def batch(n_users: int = 6, n_items: int = 9, size: int = 12) -> Triples:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from funnelrec.cli.options import AsJson, DatasetFolder
 from funnelrec.cli.output import examples, print_json, say, show
 
 NAME = "diagnose"
@@ -18,12 +19,8 @@ EXAMPLES = examples(
 
 
 def command(
-    dataset: Annotated[
-        Path, typer.Argument(metavar="DATASET", help="Folder made by funnelrec prepare.")
-    ],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
-    ] = False,
+    dataset: DatasetFolder,
+    as_json: AsJson = False,
     plots: Annotated[
         Path | None,
         typer.Option(help="Also write plots into this folder, as pages that open offline."),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from funnelrec.cli.options import AsJson, MovedDataset, RunFolder, ScoringDevice
 from funnelrec.cli.output import (
     check_frame_path,
     examples,
@@ -28,13 +29,11 @@ EXAMPLES = examples(
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by funnelrec train.")],
+    run: RunFolder,
     split: Annotated[
         Literal["test", "validation"], typer.Option(help="The held-out pairs to rank.")
     ] = "test",
-    dataset: Annotated[
-        Path | None, typer.Option(help="Where the data set is now, if it has moved.")
-    ] = None,
+    dataset: MovedDataset = None,
     k: Annotated[str, typer.Option(help="List lengths, separated by commas.")] = "10,20",
     mask: Annotated[
         str,
@@ -55,10 +54,8 @@ def command(
         Path | None, typer.Option(help="Also write one row per user, .parquet or .csv.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the result as JSON.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
-    ] = False,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to score.")] = "auto",
+    as_json: AsJson = False,
+    device: ScoringDevice = "auto",
 ) -> None:
     """Evaluate a run: overall, conversion (touched before) and discovery (never touched).
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from funnelrec.cli.options import AsJson, MovedDataset, RunFolder, ScoringDevice
 from funnelrec.cli.output import examples, frame_table, print_json, say, show
 
 NAME = "explain"
@@ -18,7 +19,7 @@ EXAMPLES = examples(
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by funnelrec train.")],
+    run: RunFolder,
     user: Annotated[str, typer.Option(metavar="ID", help="The user.")],
     out: Annotated[
         Path | None,
@@ -30,13 +31,9 @@ def command(
     competitors: Annotated[
         int, typer.Option(metavar="N", help="Purchases shown for each, strongest evidence first.")
     ] = 6,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
-    ] = False,
-    dataset: Annotated[
-        Path | None, typer.Option(help="Where the data set is now, if it has moved.")
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to score.")] = "auto",
+    as_json: AsJson = False,
+    dataset: MovedDataset = None,
+    device: ScoringDevice = "auto",
 ) -> None:
     """Show the items a user touched and did not buy, weighed before and after what was bought."""
     from funnelrec.evaluation.conversion_calibration import NO_CALIBRATION

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from funnelrec.cli.options import AsJson, MovedDataset, RunFolder, ScoringDevice
 from funnelrec.cli.output import examples, frame_table, print_json, say, show
 from funnelrec.common.errors import UsageError
 
@@ -21,7 +22,7 @@ EXAMPLES = examples(
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by funnelrec train.")],
+    run: RunFolder,
     out: Annotated[
         Path | None,
         typer.Option(help="File to write, .parquet. Without it, the users asked for are printed."),
@@ -61,13 +62,9 @@ def command(
         Path | None,
         typer.Option(help="Also write the reliability diagram of the calibration: .png or .html."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
-    ] = False,
-    dataset: Annotated[
-        Path | None, typer.Option(help="Where the data set is now, if it has moved.")
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to score.")] = "auto",
+    as_json: AsJson = False,
+    dataset: MovedDataset = None,
+    device: ScoringDevice = "auto",
 ) -> None:
     """Write who hesitates over what: touched and not bought, with confidence and explanation.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from funnelrec.cli.options import MovedDataset, RunFolder, ScoringDevice
 from funnelrec.cli.output import check_frame_path, examples, frame_table, say, show, write_frame
 from funnelrec.cli.output import words as split_words
 from funnelrec.common.errors import DataError, UsageError
@@ -24,7 +25,7 @@ EXAMPLES = examples(
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by funnelrec train.")],
+    run: RunFolder,
     k: Annotated[int, typer.Option(help="Items per user.")] = 10,
     out: Annotated[
         Path | None,
@@ -53,10 +54,8 @@ def command(
         Literal["error", "skip"],
         typer.Option(help="Users that are not in the data set: refuse, or leave out."),
     ] = "error",
-    dataset: Annotated[
-        Path | None, typer.Option(help="Where the data set is now, if it has moved.")
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to score.")] = "auto",
+    dataset: MovedDataset = None,
+    device: ScoringDevice = "auto",
 ) -> None:
     """Write the best items of each user, with score and rank."""
     import polars as pl

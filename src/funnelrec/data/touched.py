@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from funnelrec.common.errors import UsageError
+from funnelrec.common.numbers import checked_numbers
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import Interactions, LongArray
 
@@ -114,18 +115,10 @@ def touched_not_bought(
 
 
 def _checked(users: npt.ArrayLike, n_users: int) -> LongArray:
-    array = np.asarray(users)
-    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise UsageError(
-            f"users must be a flat array of user numbers, got {array.dtype} of shape {array.shape}."
-        )
-    if array.size and (array.min() < 0 or array.max() >= n_users):
-        raise UsageError(
-            f"user numbers must lie in 0..{n_users - 1}, got {array.min()}..{array.max()}."
-        )
+    array = checked_numbers(users, n_users, "user")
     if np.unique(array).size < array.size:
         raise UsageError("users must be distinct, and one is named twice; name each once.")
-    return array.astype(np.int64)
+    return array
 
 
 def _block(data: TrainingData, parts: list[Interactions], users: LongArray) -> TouchedPairs:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from funnelrec.common.errors import UsageError
+from funnelrec.common.numbers import checked_numbers
 from funnelrec.data.interactions import Interactions
 
 LongArray = npt.NDArray[np.int64]
@@ -46,16 +47,7 @@ def checked_users(users: npt.ArrayLike, n_users: int) -> LongArray:
     UsageError
         If they are no integers or lie outside ``0..n_users - 1``.
     """
-    array = np.asarray(users)
-    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise UsageError(
-            f"users must be a flat array of user numbers, got {array.dtype} of shape {array.shape}."
-        )
-    if array.size and (array.min() < 0 or array.max() >= n_users):
-        raise UsageError(
-            f"user numbers must lie in 0..{n_users - 1}, got {array.min()}..{array.max()}."
-        )
-    return array.astype(np.int64)
+    return checked_numbers(users, n_users, "user")
 
 
 def check_shape(scorer: Scorer, pairs: Interactions, name: str) -> None:

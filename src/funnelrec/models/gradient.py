@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import torch
 from pydantic import Field
@@ -20,10 +20,14 @@ from funnelrec.evaluation.evaluate import RankingValidator
 from funnelrec.evaluation.scoring import Scorer
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.models.base import Capabilities, FitOptions, Recommender
+from funnelrec.models.products import ProductRecommender
+from funnelrec.objectives.bpr import bpr
 from funnelrec.training.history import History
 from funnelrec.training.loop import TrainingSettings, train
 from funnelrec.training.progress import reporter
-from funnelrec.training.sampling import Sampler
+from funnelrec.training.sampling import Sampler, Triples
+
+Init = Literal["normal", "xavier"]
 
 
 class GradientSettings(TrainingSettings):
@@ -33,8 +37,21 @@ class GradientSettings(TrainingSettings):
     batch_size: int = Field(2048, ge=1, description="Training examples per step.")
 
 
+class TableSettings(Protocol):
+    """What settings say of tables of embeddings."""
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        ...
+
+    @property
+    def init(self) -> Init:
+        """How a table is drawn."""
+        ...
+
+
 GradientT = TypeVar("GradientT", bound=GradientSettings)
-Init = Literal["normal", "xavier"]
 
 
 class GradientNetwork(nn.Module, ABC):
@@ -68,6 +85,26 @@ class EmbeddingNetwork(GradientNetwork):
     def scorer(self) -> Scorer:
         """Return the products of the embeddings."""
         return _Products(*self.embeddings())
+
+
+class TableNetwork(EmbeddingNetwork):
+    """A network over two tables, of users and of items, drawn in this order.
+
+    Parameters
+    ----------
+    shape
+        Numbers of users and items.
+    config
+        Gives ``dim`` and ``init``.
+    generator
+        Source of every draw.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], config: TableSettings, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.users, self.items = (table(rows, config.dim, config.init, generator) for rows in shape)
 
 
 class _Products:
@@ -149,34 +186,18 @@ class GradientRecommender(Recommender[GradientT], Generic[GradientT, NetworkT]):
             self._adopt(network)
 
 
-class EmbeddingRecommender(GradientRecommender[GradientT, EmbeddingNetwork]):
+class EmbeddingRecommender(
+    ProductRecommender[GradientT], GradientRecommender[GradientT, EmbeddingNetwork]
+):
     """A model trained by gradient whose score is a dot product of two embeddings.
 
     A subclass implements :meth:`network` and :meth:`sampler`; everything else (training,
-    storage, scoring) is here.
+    storage, scoring) is in the two bases.
     """
-
-    _users: Tensor
-    _items: Tensor
 
     def _adopt(self, network: EmbeddingNetwork) -> None:
         users, items = network.embeddings()
-        self._users, self._items = users.detach(), items.detach()
-
-    def embeddings(self) -> tuple[Tensor, Tensor]:
-        """Return the learned embeddings, shapes ``(n_users, d)`` and ``(n_items, d)``."""
-        _ = self.data
-        return self._users, self._items
-
-    def _score(self, users: Tensor) -> Tensor:
-        return self._users[users] @ self._items.T
-
-    def _state(self) -> dict[str, Tensor]:
-        return {"users": self._users, "items": self._items}
-
-    def _restore(self, state: Mapping[str, Tensor], data: TrainingData) -> None:
-        self._users = state["users"].to(self.device)
-        self._items = state["items"].to(self.device)
+        self._keep(users.detach(), items.detach())
 
 
 class Graphs(nn.Module):
@@ -198,6 +219,24 @@ class Graphs(nn.Module):
     def all(self) -> tuple[Adjacency, ...]:
         """The graphs, in the order of their names."""
         return tuple(self._graphs)
+
+
+def triple_rows(users: Tensor, items: Tensor, batch: Triples) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the rows of users, positives and negatives of a batch of n triples, ``(n, d)`` each.
+
+    Parameters
+    ----------
+    users, items
+        Embeddings, shapes ``(n_users, d)`` and ``(n_items, d)``.
+    batch
+        The triples.
+    """
+    return users[batch.users], items[batch.positives], items[batch.negatives]
+
+
+def bpr_of_rows(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    """Return BPR of dot products; rows as :func:`triple_rows` gives them."""
+    return bpr((users * positives).sum(1), (users * negatives).sum(1))
 
 
 def table(rows: int, dim: int, init: Init, generator: torch.Generator) -> nn.Parameter:

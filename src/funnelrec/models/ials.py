@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from funnelrec.common.config import Config
 from funnelrec.common.optional import require
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
 from funnelrec.models.base import Capabilities, FitOptions, register
+from funnelrec.models.products import ProductRecommender
 from funnelrec.models.space import Choice, PerAuxiliary, Range, SearchSpace
 from funnelrec.models.weighted import WeightedRecommender, WeightedSettings
 
@@ -34,7 +33,7 @@ class IALSSettings(WeightedSettings):
 
 
 @register
-class IALS(WeightedRecommender[IALSSettings]):
+class IALS(ProductRecommender[IALSSettings], WeightedRecommender[IALSSettings]):
     r"""Implicit ALS over weighted behaviors.
 
     With the weighted matrix :math:`X = \sum_b w_b R^{(b)}`, factors p of users and q of items,
@@ -70,9 +69,6 @@ class IALS(WeightedRecommender[IALSSettings]):
         "weights": PerAuxiliary(Range(0.01, 3.0, log=True)),
     }
 
-    _users: Tensor
-    _items: Tensor
-
     def _fit(self, data: TrainingData, options: FitOptions) -> None:
         als = require("implicit.cpu.als", "baselines")
         pools = require("threadpoolctl", "baselines")
@@ -92,20 +88,4 @@ class IALS(WeightedRecommender[IALSSettings]):
                 random_state=stream(self.seed, "factors"),
             )
             solver.fit(confidence, show_progress=False)
-        self._users = torch.from_numpy(solver.user_factors).to(self.device)
-        self._items = torch.from_numpy(solver.item_factors).to(self.device)
-
-    def embeddings(self) -> tuple[Tensor, Tensor]:
-        """Return the learned factors, shapes ``(n_users, d)`` and ``(n_items, d)``."""
-        _ = self.data
-        return self._users, self._items
-
-    def _score(self, users: Tensor) -> Tensor:
-        return self._users[users] @ self._items.T
-
-    def _state(self) -> dict[str, Tensor]:
-        return {"users": self._users, "items": self._items}
-
-    def _restore(self, state: Mapping[str, Tensor], data: TrainingData) -> None:
-        self._users = state["users"].to(self.device)
-        self._items = state["items"].to(self.device)
+        self._keep(torch.from_numpy(solver.user_factors), torch.from_numpy(solver.item_factors))

@@ -14,11 +14,12 @@ from funnelrec.data.dataset import TrainingData
 from funnelrec.graph.propagation import propagate
 from funnelrec.models.base import register
 from funnelrec.models.gradient import (
-    EmbeddingNetwork,
     EmbeddingRecommender,
     Graphs,
     Init,
-    table,
+    TableNetwork,
+    bpr_of_rows,
+    triple_rows,
 )
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.models.substitution import (
@@ -26,7 +27,6 @@ from funnelrec.models.substitution import (
     SubstitutionSettings,
     with_substitutes,
 )
-from funnelrec.objectives.bpr import bpr
 from funnelrec.objectives.regularization import l2_of_rows
 from funnelrec.training.sampling import PairSampler, Sampler, Triples
 
@@ -41,32 +41,23 @@ class LightGCNSettings(SubstitutionSettings):
     )
 
 
-class LightGCNNetwork(EmbeddingNetwork):
+class LightGCNNetwork(TableNetwork):
     """One table and one graph."""
 
     def __init__(
         self, config: LightGCNSettings, data: TrainingData, generator: torch.Generator
     ) -> None:
-        super().__init__()
+        super().__init__(data.shape, config, generator)
         self.config = config
         self.graphs = Graphs({data.target: data.purchases})
-        self.users = table(data.n_users, config.dim, config.init, generator)
-        self.items = table(data.n_items, config.dim, config.init, generator)
         self.substitution = SubstitutionPenalty(config, generator)
 
     def loss(self, batch: Triples) -> Mapping[str, Tensor]:
         """Return the BPR term on propagated rows and the L2 term on layer-0 rows."""
         all_users, all_items = self.embeddings()
-        users = all_users[batch.users]
-        positives, negatives = all_items[batch.positives], all_items[batch.negatives]
-        ego = (
-            self.users[batch.users],
-            self.items[batch.positives],
-            self.items[batch.negatives],
-        )
         return {
-            "bpr": bpr((users * positives).sum(1), (users * negatives).sum(1)),
-            "l2": self.config.l2 * l2_of_rows(*ego),
+            "bpr": bpr_of_rows(*triple_rows(all_users, all_items, batch)),
+            "l2": self.config.l2 * l2_of_rows(*triple_rows(self.users, self.items, batch)),
             **self.substitution(batch.substitutes, all_users, all_items),
         }
 

@@ -13,14 +13,14 @@ from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
 from funnelrec.models.base import register
 from funnelrec.models.gradient import (
-    EmbeddingNetwork,
     EmbeddingRecommender,
     GradientSettings,
     Init,
-    table,
+    TableNetwork,
+    bpr_of_rows,
+    triple_rows,
 )
 from funnelrec.models.space import Range, SearchSpace
-from funnelrec.objectives.bpr import bpr
 from funnelrec.objectives.regularization import l2_of_rows
 from funnelrec.training.sampling import PairSampler, Triples
 
@@ -34,25 +34,19 @@ class MFBPRSettings(GradientSettings):
     )
 
 
-class MFBPRNetwork(EmbeddingNetwork):
+class MFBPRNetwork(TableNetwork):
     """Two tables, P of users and Q of items."""
 
     def __init__(
-        self, config: MFBPRSettings, n_users: int, n_items: int, generator: torch.Generator
+        self, config: MFBPRSettings, shape: tuple[int, int], generator: torch.Generator
     ) -> None:
-        super().__init__()
+        super().__init__(shape, config, generator)
         self.config = config
-        self.users = table(n_users, config.dim, config.init, generator)
-        self.items = table(n_items, config.dim, config.init, generator)
 
     def loss(self, batch: Triples) -> Mapping[str, Tensor]:
         """Return the BPR and the L2 term."""
-        users, positives = self.users[batch.users], self.items[batch.positives]
-        negatives = self.items[batch.negatives]
-        return {
-            "bpr": bpr((users * positives).sum(1), (users * negatives).sum(1)),
-            "l2": self.config.l2 * l2_of_rows(users, positives, negatives),
-        }
+        rows = triple_rows(self.users, self.items, batch)
+        return {"bpr": bpr_of_rows(*rows), "l2": self.config.l2 * l2_of_rows(*rows)}
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Return both tables."""
@@ -88,7 +82,7 @@ class MFBPR(EmbeddingRecommender[MFBPRSettings]):
 
     def network(self, data: TrainingData, generator: torch.Generator) -> MFBPRNetwork:
         """Return freshly drawn tables."""
-        return MFBPRNetwork(self.config, data.n_users, data.n_items, generator)
+        return MFBPRNetwork(self.config, data.shape, generator)
 
     def sampler(self, data: TrainingData) -> PairSampler:
         """Return shuffled training purchases with one negative each."""

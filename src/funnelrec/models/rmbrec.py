@@ -15,11 +15,10 @@ from funnelrec.data.dataset import TrainingData
 from funnelrec.graph.propagation import Combination, propagate
 from funnelrec.models.base import Capabilities, FitOptions, register
 from funnelrec.models.gradient import (
-    EmbeddingNetwork,
     EmbeddingRecommender,
     Graphs,
     Init,
-    table,
+    TableNetwork,
 )
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.models.substitution import (
@@ -134,7 +133,7 @@ class RMBRecSettings(SubstitutionSettings):
         return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
 
-class RMBRecNetwork(EmbeddingNetwork):
+class RMBRecNetwork(TableNetwork):
     """One pair of tables shared by the graphs of all behaviors; the target is the last."""
 
     has_behavior: Tensor
@@ -142,7 +141,7 @@ class RMBRecNetwork(EmbeddingNetwork):
     def __init__(
         self, config: RMBRecSettings, data: TrainingData, generator: torch.Generator
     ) -> None:
-        super().__init__()
+        super().__init__(data.shape, config, generator)
         self.config = config
         order = (*data.auxiliary, data.target)
         self.graphs = Graphs({name: data.interactions[name] for name in order})
@@ -154,8 +153,6 @@ class RMBRecNetwork(EmbeddingNetwork):
             ),
             persistent=False,
         )
-        self.users = table(data.n_users, config.dim, config.init, generator)
-        self.items = table(data.n_items, config.dim, config.init, generator)
         self.substitution = SubstitutionPenalty(config, generator)
         if config.orm == "v1":
             self.scale = nn.Parameter(torch.ones(()))

@@ -202,17 +202,7 @@ def load_record(path: str | Path) -> RunRecord:
             f"{path} is no finished run{unfinished}: there is no {RECORD} in it; "
             "make one with: funnelrec train DATASET --model NAME --out RUN"
         )
-    stored = read_json(path / RECORD)
-    version = stored.get("schema_version") if isinstance(stored, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise DataError(
-            f"{path} was written with schema {version}, this funnelrec reads up to "
-            f"{SCHEMA_VERSION}; upgrade funnelrec."
-        )
-    try:
-        return RunRecord.model_validate(stored)
-    except ValidationError as error:
-        raise DataError(f"{path / RECORD} is no record of a run: {error}.") from error
+    return _read(path / RECORD, RunRecord)
 
 
 def load_run(path: str | Path, *, dataset: str | Path | None = None, device: str = "auto") -> Run:
@@ -259,8 +249,10 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 def _stored(path: Path, kind: type[RecordT]) -> RecordT | None:
     """Return the record in a file of a run, or None where the run has no such file."""
-    if not path.is_file():
-        return None
+    return _read(path, kind) if path.is_file() else None
+
+
+def _read(path: Path, kind: type[RecordT]) -> RecordT:
     stored = read_json(path)
     version = stored.get("schema_version") if isinstance(stored, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:

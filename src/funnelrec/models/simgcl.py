@@ -16,15 +16,15 @@ from funnelrec.data.dataset import TrainingData
 from funnelrec.graph.propagation import propagate, row_normalize, sparse_product
 from funnelrec.models.base import register
 from funnelrec.models.gradient import (
-    EmbeddingNetwork,
     EmbeddingRecommender,
     GradientSettings,
     Graphs,
     Init,
-    table,
+    TableNetwork,
+    bpr_of_rows,
+    triple_rows,
 )
 from funnelrec.models.space import Range, SearchSpace
-from funnelrec.objectives.bpr import bpr
 from funnelrec.objectives.contrastive import info_nce
 from funnelrec.objectives.regularization import l2_of_rows
 from funnelrec.training.sampling import PairSampler, Triples
@@ -91,32 +91,24 @@ class NoisySampler:
             yield NoisyTriples(batch.users, batch.positives, batch.negatives, noise)
 
 
-class SimGCLNetwork(EmbeddingNetwork):
+class SimGCLNetwork(TableNetwork):
     """One table and one graph, encoded once clean and twice under noise."""
 
     def __init__(
         self, config: SimGCLSettings, data: TrainingData, generator: torch.Generator
     ) -> None:
-        super().__init__()
+        super().__init__(data.shape, config, generator)
         self.config = config
         self.graphs = Graphs({data.target: data.purchases})
-        self.users = table(data.n_users, config.dim, config.init, generator)
-        self.items = table(data.n_items, config.dim, config.init, generator)
 
     def loss(self, batch: NoisyTriples) -> Mapping[str, Tensor]:
         """Return the BPR term of the clean encoder, the contrastive and the L2 term."""
         config = self.config
         all_users, all_items = self.embeddings()
-        users = all_users[batch.users]
-        positives, negatives = all_items[batch.positives], all_items[batch.negatives]
-        ego = (
-            self.users[batch.users],
-            self.items[batch.positives],
-            self.items[batch.negatives],
-        )
-        propagated = (users, positives, negatives)
+        ego = triple_rows(self.users, self.items, batch)
+        propagated = triple_rows(all_users, all_items, batch)
         return {
-            "bpr": bpr((users * positives).sum(1), (users * negatives).sum(1)),
+            "bpr": bpr_of_rows(*propagated),
             "contrast": config.cl_weight * self._contrast(all_users, all_items, batch),
             "l2": config.l2 * l2_of_rows(*(ego if config.l2_rows == "ego" else propagated)),
         }

@@ -10,11 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from funnelrec.common.errors import CapabilityError, ConfigError
+from funnelrec.common.errors import ConfigError
 from funnelrec.common.random import stream
 from funnelrec.data.interactions import Interactions, LongArray
 from funnelrec.graph.adjacency import Adjacency
-from funnelrec.training.sampling import NegativeDrawer, PairSampler, RowDrawer, left_out
+from funnelrec.training.sampling import (
+    NegativeDrawer,
+    PairSampler,
+    RowDrawer,
+    check_at_least_one,
+    usable_pairs,
+)
 
 Negatives = Literal["unseen", "unbought"]
 OwnEdge = Literal["keep", "split"]
@@ -148,15 +154,9 @@ class OrdinalSampler:
         hidden_share: float = 0.5,
         shared: int = 1,
     ) -> None:
-        given = {
-            "batch_size": batch_size,
-            "candidates": candidates,
-            "competitors": competitors,
-            "shared": shared,
-        }
-        for name, value in given.items():
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}.")
+        check_at_least_one(
+            batch_size=batch_size, candidates=candidates, competitors=competitors, shared=shared
+        )
         if not 0 < hidden_share < 1:
             raise ConfigError(f"hidden_share must lie between 0 and 1, got {hidden_share}.")
         self._purchases = purchases
@@ -169,15 +169,7 @@ class OrdinalSampler:
         self._touches = sum(
             (part.contains(hesitant.users, hesitant.indices).astype(np.int64)) for part in auxiliary
         ) + np.zeros(hesitant.nnz, dtype=np.int64)
-        drawable = self._drawer.drawable
-        self._usable = np.flatnonzero(drawable[purchases.users])
-        skipped = int(np.count_nonzero(~drawable & (purchases.user_degrees > 0)))
-        self.notes = left_out(skipped)
-        if not self._usable.size:
-            raise CapabilityError(
-                "there is no training pair with a negative to set against it: "
-                f"{purchases.nnz} pairs, {skipped} users have every item."
-            )
+        self._usable, self.notes = usable_pairs(purchases, self._drawer)
         self._split = own_edge == "split"
         self._size = (
             max(1, round(hidden_share * self._usable.size)) if self._split else self._usable.size

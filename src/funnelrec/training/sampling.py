@@ -220,21 +220,13 @@ class PairSampler:
         seed: int,
         excluded: Interactions | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+        check_at_least_one(batch_size=batch_size)
         self._drawer = NegativeDrawer(positives if excluded is None else excluded)
-        usable = self._drawer.drawable[positives.users]
+        usable, self.notes = usable_pairs(positives, self._drawer)
         self._users = positives.users[usable].astype(np.int64)
         self._items = positives.indices[usable].astype(np.int64)
         self._batch_size = batch_size
         self._seed = seed
-        skipped = int(np.count_nonzero(~self._drawer.drawable & (positives.user_degrees > 0)))
-        self.notes = left_out(skipped)
-        if not self._users.size:
-            raise CapabilityError(
-                "there is no training pair with a negative to set against it: "
-                f"{positives.nnz} pairs, {skipped} users have every item."
-            )
 
     @property
     def n_batches(self) -> int:
@@ -287,8 +279,7 @@ class UserSampler:
         seed: int,
         rounds: int = 1,
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+        check_at_least_one(batch_size=batch_size, rounds=rounds)
         self._behaviors = tuple(behaviors)
         sets = [excluded] * len(self._behaviors) if isinstance(excluded, Interactions) else excluded
         drawers = {id(part): NegativeDrawer(part) for part in sets}
@@ -339,6 +330,39 @@ class UserSampler:
                     torch.from_numpy(negatives[:, at]),
                     torch.from_numpy(present[:, at]),
                 )
+
+
+def check_at_least_one(**counts: int) -> None:
+    """Refuse counts below 1, by their names.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first of them.
+    """
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}.")
+
+
+def usable_pairs(
+    positives: Interactions, drawer: NegativeDrawer
+) -> tuple[LongArray, tuple[str, ...]]:
+    """Return the places of the pairs whose user has a negative, int64, and the note on the rest.
+
+    Raises
+    ------
+    CapabilityError
+        If there is none.
+    """
+    usable = np.flatnonzero(drawer.drawable[positives.users])
+    skipped = int(np.count_nonzero(~drawer.drawable & (positives.user_degrees > 0)))
+    if not usable.size:
+        raise CapabilityError(
+            "there is no training pair with a negative to set against it: "
+            f"{positives.nnz} pairs, {skipped} users have every item."
+        )
+    return usable, left_out(skipped)
 
 
 def left_out(users: int) -> tuple[str, ...]:

@@ -9,11 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from funnelrec.common.errors import CapabilityError, ConfigError
+from funnelrec.common.errors import CapabilityError
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import LongArray
-from funnelrec.training.sampling import Batch, RowDrawer, Sampler, Substitutes
+from funnelrec.training.sampling import (
+    Batch,
+    RowDrawer,
+    Sampler,
+    Substitutes,
+    check_at_least_one,
+)
 
 
 class SubstituteSampler:
@@ -42,8 +48,7 @@ class SubstituteSampler:
     def __init__(
         self, sampler: Sampler, data: TrainingData, *, seed: int, competitors: int
     ) -> None:
-        if competitors < 1:
-            raise ConfigError(f"competitors must be at least 1, got {competitors}.")
+        check_at_least_one(competitors=competitors)
         if not data.auxiliary:
             raise CapabilityError(
                 "the substitution penalty is about items that were touched and not bought, and "

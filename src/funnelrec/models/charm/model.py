@@ -12,6 +12,7 @@ from torch import Tensor
 
 from funnelrec.common.config import Config
 from funnelrec.common.errors import CapabilityError, UsageError
+from funnelrec.common.numbers import checked_numbers
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import LongArray
@@ -185,7 +186,7 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
         """
         data = self.data
         mine = checked_users(users, data.n_users)
-        theirs = _checked_items(items, data.n_items)
+        theirs = checked_numbers(items, data.n_items, "item")
         if len(mine) != len(theirs):
             raise UsageError(
                 f"users and items must pair up, got {len(mine)} and {len(theirs)}; give one item "
@@ -233,7 +234,7 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
         """
         data = self.data
         (number,) = checked_users(np.atleast_1d(user), data.n_users)
-        theirs = _checked_items(items, data.n_items)
+        theirs = checked_numbers(items, data.n_items, "item")
         with torch.no_grad():
             bought, evidence, explained = self._learned.competitors(
                 torch.tensor(number, device=self.device), torch.from_numpy(theirs).to(self.device)
@@ -244,16 +245,3 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
             evidence.float().cpu().numpy(),
             explained.float().cpu().numpy(),
         )
-
-
-def _checked_items(items: Any, n_items: int) -> LongArray:
-    array = np.asarray(items)
-    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise UsageError(
-            f"items must be a flat array of item numbers, got {array.dtype} of shape {array.shape}."
-        )
-    if array.size and (array.min() < 0 or array.max() >= n_items):
-        raise UsageError(
-            f"item numbers must lie in 0..{n_items - 1}, got {array.min()}..{array.max()}."
-        )
-    return array.astype(np.int64)
