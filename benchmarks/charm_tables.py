@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from funnelrec.common.memory import keep_freed_memory
 from funnelrec.evaluation import evaluate
 from funnelrec.evaluation.masking import Split
 from funnelrec.evaluation.protocol import current_versions
@@ -355,6 +356,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     if arguments.step == "table":
         table()
         return

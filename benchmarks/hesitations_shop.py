@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from funnelrec.common.memory import keep_freed_memory
 from funnelrec.comparison.hesitation_study import TASKS, hesitation_study
 from funnelrec.data import prepare, read_events, simulate_shop
 from funnelrec.evaluation.conversion_calibration import calibrate_conversion
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     if arguments.step == "table":
         table()
         return
