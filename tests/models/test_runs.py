@@ -274,7 +274,7 @@ def test_damaged_folders(train: Callable[..., Run], tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"schema 99.*upgrade funnelrec"):
         load_with(schema_version=99)
-    with pytest.raises(DataError, match="is no record of a run"):
+    with pytest.raises(DataError, match="is damaged"):
         load_with(surprise=1)
     with pytest.raises(UsageError, match="unknown model 'lightgnc'"):
         load_with(model="lightgnc")
