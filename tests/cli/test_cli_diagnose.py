@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from cli_helpers import funnelrec, make_dataset, refused
 
+from browser import CHROMIUM, WIDTHS, check_offline
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.diagnostics import diagnose
 
@@ -42,6 +43,9 @@ def test_plots_open_without_a_network(dataset: Path, tmp_path: Path) -> None:
     for page in pages:
         assert 'src="plotly.min.js"' in page.read_text()
         assert 'src="http' not in page.read_text()
+    if CHROMIUM is not None:
+        for width, some in zip(WIDTHS, (pages[:1], pages), strict=True):
+            check_offline(*some, width=width, plots=1, beside=["plotly.min.js"])
 
 
 def test_mistakes(dataset: Path, tmp_path: Path) -> None:

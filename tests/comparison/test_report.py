@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from comparison_helpers import made_result
 
+from browser import WIDTHS, check_offline, needs_browser
 from funnelrec.common.errors import UsageError
 from funnelrec.comparison.report import (
     SECTIONS,
@@ -153,6 +154,12 @@ def test_nothing_is_loaded_from_anywhere(path: Path) -> None:
     styles = "".join(re.findall(r"<style>(.*?)</style>", text, flags=re.DOTALL))
     assert "url(" not in styles
     assert "@import" not in styles
+
+
+@needs_browser
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_opens_without_a_network(path: Path, width: int) -> None:
+    check_offline(path, width=width, plots=7)
 
 
 def test_plotly_is_in_the_page_once(path: Path) -> None:

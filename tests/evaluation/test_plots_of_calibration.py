@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from browser import WIDTHS, check_offline, needs_browser
 from evidence_models import Closed
 from funnelrec.common.errors import UsageError
 from funnelrec.data.dataset import Dataset
@@ -38,3 +39,11 @@ def test_files_by_suffix(calibration: ConversionCalibration, tmp_path: Path) -> 
     assert f"{calibration.pairs:,} touched pairs" in page
     with pytest.raises(UsageError, match=r"written as \.png or \.html, got .*r\.pdf"):
         save_reliability_plot(calibration, tmp_path / "r.pdf")
+
+
+@needs_browser
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_opens_without_a_network(
+    calibration: ConversionCalibration, width: int, tmp_path: Path
+) -> None:
+    check_offline(save_reliability_plot(calibration, tmp_path / "r.html"), width=width, plots=1)

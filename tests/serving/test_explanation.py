@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from browser import WIDTHS, check_offline, needs_browser
 from evidence_models import Closed, against
 from funnelrec.common.errors import MissingExtraError, UsageError
 from funnelrec.data.dataset import Dataset
@@ -53,7 +54,7 @@ def test_json_says_it_all(model: Closed, tmp_path: Path) -> None:
 def test_the_plot_shows_the_numbers(model: Closed) -> None:
     found = explain(model, "u7")
     figure = found.figure()
-    after, before, heat = figure.data
+    before, after, heat = figure.data
     assert list(before.x) == found.candidates["confidence"].to_list()
     assert list(after.x) == found.candidates["weight"].to_list()
     shown = {
@@ -116,3 +117,9 @@ def test_a_missing_package_names_the_group(
     with pytest.raises(MissingExtraError, match=r"pip install 'funnelrec\[plots\]'"):
         explain(model, "u7").save(tmp_path / f"a.{suffix}")
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_browser
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_opens_without_a_network(model: Closed, width: int, tmp_path: Path) -> None:
+    check_offline(explain(model, "u7").save(tmp_path / "u7.html"), width=width, plots=1)

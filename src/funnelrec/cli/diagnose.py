@@ -27,7 +27,8 @@ def command(
     ] = None,
 ) -> None:
     """Describe a data set: sizes, target alignment (BAR), direct purchases (DT), held-out pairs."""
-    from funnelrec.common.files import atomic_path, make_folder
+    from funnelrec.common.files import make_folder
+    from funnelrec.common.page import write_page
     from funnelrec.data.dataset import Dataset
     from funnelrec.data.diagnostics import diagnose
 
@@ -41,9 +42,7 @@ def command(
         figures = result.plots(data)
         make_folder(plots)
         for name, figure in figures.items():
-            with atomic_path(plots / f"{name}.html") as temporary:
-                # The library is written once, beside the pages: they open without a network.
-                figure.write_html(temporary, include_plotlyjs="directory")
+            write_page(figure, plots / f"{name}.html", library_beside=True)
             say(f"plot: {plots / f'{name}.html'}", stderr=True)
     if not as_json:
         say(f"next: funnelrec train {dataset} --model rmbrec --out RUN")

@@ -12,6 +12,7 @@ from typing import Any
 from funnelrec.common.errors import UsageError
 from funnelrec.common.files import atomic_path
 from funnelrec.common.optional import require
+from funnelrec.common.page import write_page
 from funnelrec.evaluation.binary import ProbabilityQuality
 from funnelrec.evaluation.conversion_calibration import ConversionCalibration
 
@@ -21,7 +22,7 @@ _LEAST = 1e-6  # both axes are logarithmic: conversions are small, raw confidenc
 
 
 def reliability_figure(calibration: ConversionCalibration) -> Any:
-    """Return a plotly figure: one panel for the confidence, one for the weight.
+    """Return a plotly figure: one panel for the confidence, below it one for the weight.
 
     Both axes are logarithmic. Bins without a conversion stand at the upper end of their interval
     and are drawn open.
@@ -35,10 +36,15 @@ def reliability_figure(calibration: ConversionCalibration) -> Any:
     subplots = require("plotly.subplots", "plots")
     panels = _panels(calibration)
     figure = subplots.make_subplots(
-        rows=1, cols=2, shared_yaxes=True, subplot_titles=[title for title, _ in panels]
+        # Below each other: side by side they are too narrow for a small window.
+        rows=2,
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.1,
+        subplot_titles=[title for title, _ in panels],
     )
     least, most = _range(calibration)
-    for column, (_, curves) in enumerate(panels, start=1):
+    for place, (_, curves) in enumerate(panels, start=1):
         figure.add_trace(
             objects.Scatter(
                 x=[least, most],
@@ -46,18 +52,18 @@ def reliability_figure(calibration: ConversionCalibration) -> Any:
                 mode="lines",
                 line={"color": "#888888", "dash": "dot", "width": 1},
                 name="as predicted",
-                showlegend=column == 1,
+                showlegend=place == 1,
                 hoverinfo="skip",
             ),
-            row=1,
-            col=column,
+            row=place,
+            col=1,
         )
         for name, color, marker, quality in curves:
             figure.add_trace(
                 objects.Scatter(
                     name=name,
                     legendgroup=name,
-                    showlegend=column == 1,
+                    showlegend=place == 1,
                     x=[max(b.predicted, _LEAST) for b in quality.bins],
                     y=[b.observed or b.high for b in quality.bins],
                     error_y={
@@ -82,20 +88,22 @@ def reliability_figure(calibration: ConversionCalibration) -> Any:
                     hovertemplate="predicted %{x:.2%}, observed %{y:.2%}, %{customdata:,} pairs"
                     f"<extra>{name}</extra>",
                 ),
-                row=1,
-                col=column,
+                row=place,
+                col=1,
             )
-    figure.update_xaxes(type="log", title="predicted conversion", tickformat="~%", dtick=1)
-    figure.update_yaxes(type="log", tickformat="~%", dtick=1)
-    figure.update_yaxes(title="observed conversion", row=1, col=1)
+    figure.update_xaxes(type="log", tickformat="~%", dtick=1, showticklabels=True)
+    figure.update_xaxes(title="predicted conversion", row=2, col=1)
+    figure.update_yaxes(type="log", title="observed conversion", tickformat="~%", dtick=1)
     figure.update_layout(
         title={"text": _title(calibration), "x": 0.01, "font": {"size": 16}},
         template="plotly_white",
         font={"color": _INK, "size": 13},
-        legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"},
-        margin={"l": 60, "r": 20, "t": 80, "b": 90},
-        height=460,
+        legend={"orientation": "h", "x": 0, "y": -0.1, "yanchor": "top"},
+        margin={"l": 60, "r": 20, "t": 80, "b": 110},
+        height=820,
     )
+    # To the left and over its own panel, whatever the width.
+    figure.update_annotations(x=0, xanchor="left", font={"size": 12})
     return figure
 
 
@@ -112,9 +120,7 @@ def save_reliability_plot(calibration: ConversionCalibration, path: str | Path) 
     path = Path(path)
     check_plot_path(path)
     if path.suffix == ".html":
-        figure = reliability_figure(calibration)
-        with atomic_path(path) as temporary:
-            figure.write_html(temporary, include_plotlyjs=True)
+        write_page(reliability_figure(calibration), path)
         return path
     drawing = _drawing(calibration)
     with atomic_path(path) as temporary:

@@ -15,15 +15,17 @@ import polars as pl
 from funnelrec.common.columns import ITEM
 from funnelrec.common.files import atomic_path
 from funnelrec.common.optional import require
+from funnelrec.common.page import write_page
 
 _SKY, _BLUE, _INK, _GRID = "#56B4E9", "#0072B2", "#333333", "#DDDDDD"
 _SCALE = ((0.0, "#FFFFFF"), (1.0, "#D55E00"))
 _COLUMNS = 8  # purchases side by side
+_GAP = 90  # pixels between the two panels
 _BEFORE, _AFTER = "w, before", "weight, after"
 
 
 def evidence_figure(user: Any, candidates: pl.DataFrame, competitors: pl.DataFrame) -> Any:
-    """Return a plotly figure: bars of w and the weight, beside them a map of the evidence.
+    """Return a plotly figure: bars of w and the weight, below them a map of the evidence.
 
     Parameters
     ----------
@@ -40,14 +42,16 @@ def evidence_figure(user: Any, candidates: pl.DataFrame, competitors: pl.DataFra
     objects = require("plotly.graph_objects", "plots")
     subplots = require("plotly.subplots", "plots")
     labels, bought, evidence = _parts(candidates, competitors)
+    bars, map_ = 50 * len(labels), 36 * len(labels)
     figure = subplots.make_subplots(
-        rows=1,
-        cols=2,
-        shared_yaxes=True,
-        horizontal_spacing=0.04,
+        # Below each other: side by side they are too narrow for a small window.
+        rows=2,
+        cols=1,
+        row_heights=[bars, map_],
+        vertical_spacing=_GAP / (bars + map_ + _GAP),
         subplot_titles=("weight of the candidate", "evidence s of what was bought"),
     )
-    for name, color, column in ((_AFTER, _BLUE, "weight"), (_BEFORE, _SKY, "confidence")):
+    for name, color, column in ((_BEFORE, _SKY, "confidence"), (_AFTER, _BLUE, "weight")):
         values = candidates[column].to_list()
         figure.add_trace(
             objects.Bar(
@@ -77,21 +81,23 @@ def evidence_figure(user: Any, candidates: pl.DataFrame, competitors: pl.DataFra
             showscale=False,
             hovertemplate="%{y} against %{x}: s = %{z:.3f}<extra></extra>",
         ),
-        row=1,
-        col=2,
+        row=2,
+        col=1,
     )
     figure.update_layout(
         title={"text": _title(user), "x": 0.01, "font": {"size": 16}},
         template="plotly_white",
         barmode="group",
         font={"color": _INK, "size": 13},
-        legend={"orientation": "h", "x": 0, "y": -0.12, "yanchor": "top", "traceorder": "reversed"},
-        margin={"l": 20, "r": 30, "t": 90, "b": 70},
-        height=240 + 55 * len(labels),
+        legend={"orientation": "h", "x": 0, "y": 1 + 30 / (bars + map_), "yanchor": "bottom"},
+        margin={"l": 20, "r": 20, "t": 110, "b": 70},
+        height=180 + _GAP + bars + map_,
     )
+    # To the left and over its own panel, whatever the width.
+    figure.update_annotations(x=0, xanchor="left", font={"size": 13})
     figure.update_yaxes(autorange="reversed", automargin=True, type="category")
     figure.update_xaxes(range=[0, 1.12], tickvals=[0, 0.25, 0.5, 0.75, 1], row=1, col=1)
-    figure.update_xaxes(type="category", row=1, col=2)
+    figure.update_xaxes(type="category", row=2, col=1)
     return figure
 
 
@@ -106,9 +112,7 @@ def save_evidence_plot(
         If the package is not installed.
     """
     if path.suffix == ".html":
-        figure = evidence_figure(user, candidates, competitors)
-        with atomic_path(path) as temporary:
-            figure.write_html(temporary, include_plotlyjs=True)
+        write_page(evidence_figure(user, candidates, competitors), path)
         return
     drawing = _drawing(user, candidates, competitors)
     with atomic_path(path) as temporary:
