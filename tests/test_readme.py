@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import polars as pl
@@ -72,3 +73,17 @@ def test_links_lead_somewhere() -> None:
     for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")):
             assert (ROOT / link).exists(), f"{page}: {link}"
+
+
+def test_the_lower_bounds_to_try_are_those_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    stated = [*project["dependencies"], *(one for name in extras for one in extras[name])]
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    tried = dict(re.findall(r"([a-z-]+)==([\d.]+)", text))
+    # Tools that check the code and do not run with it.
+    tools = {"mypy", "ruff", "scipy-stubs", "playwright"}
+    bounds = dict(re.findall(r"([a-z-]+)>=([\d.]+)", " ".join(stated)))
+    assert len(bounds) > 15
+    for name in sorted(set(bounds) - tools):
+        assert f"{tried[name]}.".startswith(f"{bounds[name]}."), name

@@ -92,7 +92,8 @@ def test_integer_identifiers_may_come_as_text(
     tiny_dataset: Dataset, make_dataset: Callable[..., Dataset]
 ) -> None:
     found = explain(Closed().fit(tiny_dataset), "u7").summary()
-    assert found["competitors"].str.contains(r"^\d+ \(").all()
+    assert found["competitors"].str.contains(r"^\d+ \(\d\.\d\d\)(, \d+ \(\d\.\d\d\))*$").all()
+    assert "interest" in found.columns
     assert found.columns[0] == "item_id"
     assert isinstance(found, pl.DataFrame)
 

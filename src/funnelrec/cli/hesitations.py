@@ -126,8 +126,9 @@ def command(
                 say(f"{label.replace('_', ' ')}: {count:,}")
             if stated is not None:
                 say(
-                    f"conversion of a touched pair: {stated['base_rate']:.4f}; weak interest below "
-                    f"{stated['interest']:.4f}, substituted above s = {stated['substitution']:.4f}"
+                    f"conversion of a touched pair: {stated['base_rate']:.4f}; weak interest: "
+                    f"column interest below {stated['interest']:.4f}, substituted above "
+                    f"s = {stated['substitution']:.4f}"
                 )
     if reliability is not None and calibration is not None:
         say(f"plot: {save_reliability_plot(calibration, reliability)}", stderr=True)

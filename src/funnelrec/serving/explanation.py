@@ -57,12 +57,20 @@ class Explanation:
 
     def summary(self) -> pl.DataFrame:
         """Return one row a candidate, with the competitors in words, strongest first."""
-        against = self.competitors.group_by(ITEM, maintain_order=True).agg(
-            pl.format("{} ({})", "competitor_id", pl.col("evidence").round(2))
-            .str.join(", ")
-            .alias("competitors")
+        evidence = pl.Series(
+            "evidence", [f"{s:.2f}" for s in self.competitors["evidence"]], pl.String
         )
-        columns = ["confidence", "explained", "weight", "conversion", "label"]
+        against = (
+            self.competitors.with_columns(evidence)
+            .group_by(ITEM, maintain_order=True)
+            .agg(
+                pl.format("{} ({})", "competitor_id", "evidence")
+                .str.join(", ")
+                .alias("competitors")
+            )
+        )
+        # The interest beside the conversion: it is what the label "weak interest" goes by.
+        columns = ["confidence", "interest", "explained", "weight", "conversion", "label"]
         return self.candidates.select(ITEM, *columns).join(
             against, on=ITEM, how="left", maintain_order="left"
         )
