@@ -1,0 +1,262 @@
+"""Funnel: the probability that a user's next purchase is an item, touched or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from funnelrec.common.config import Config
+from funnelrec.common.random import stream
+from funnelrec.data.dataset import TrainingData
+from funnelrec.models.base import Capabilities, FitOptions, Recommender, register
+from funnelrec.models.funnel.alignment import alignments
+from funnelrec.models.funnel.candidates import Candidates, sums_per_list
+from funnelrec.models.funnel.features import TouchedFeatures
+from funnelrec.models.funnel.merging import Shares, fit_logistic, softmax
+from funnelrec.models.funnel.moments import Moment, moment, present
+from funnelrec.models.funnel.preference import Preference, untouched_features
+from funnelrec.models.funnel.ranker import TreeRanker, TreeSettings
+from funnelrec.models.funnel.settings import FunnelSettings
+from funnelrec.models.funnel.stages import Examples, Part, fit_part, user_inputs
+
+_GIB = 2**30
+_LEAST = 1e-12
+_INPUTS = 9
+_UNTOUCHED, _TOUCHED, _BOUGHT = 0, 1, 2
+_TABLES = ("indptr", "indices", "values", "kinds", "leftover", "popularity")
+
+
+@register
+class Funnel(Recommender[FunnelSettings]):
+    r"""The probability that the next purchase is this item, in two parts that are learned.
+
+    A next purchase either was touched before (a *conversion*, k = 1) or was not (a *discovery*,
+    k = 0):
+
+    .. math::
+        P(i \mid u) = P(k \mid u)\; P(i \mid k, u), \qquad
+        P(i \mid k, u) = \frac{e^{s_k f_k(x_{ui})}}{\sum_{j \in C_k(u)} e^{s_k f_k(x_{uj})}}
+
+    with candidates :math:`C_1(u)`, all items the user touched and did not buy, and
+    :math:`C_0(u)`, a pool of untouched items proposed by neighborhoods and a spectral filter of
+    the interaction graph. What the pool misses shares :math:`P(0 \mid u)(1 - q)` by popularity,
+    where q is how often pools held the purchase.
+
+    - :math:`f_k` are gradient-boosted trees (LambdaMART) on features x of the pair: see
+      :class:`TouchedFeatures` and :func:`untouched_features`.
+    - :math:`s_k` is fitted by likelihood, and :math:`P(1 \mid u)` is a logistic regression on
+      how the two lists look, so that touched and untouched items compete on one scale.
+    - *Out of fold*: one known purchase of every user is hidden, features are computed from the
+      rest, and the hidden one is the label (:class:`Moment`). No feature saw its pair's label.
+      Dated logs are cut at the hidden purchase.
+    - *Adaptive behaviors*: every auxiliary behavior counts by its measured alignment with the
+      target (:func:`alignments`); one that chance explains is silenced.
+
+    Trees, scale and logistic regression are fitted on disjoint users.
+
+    Departures: none published; the model is stated here. LambdaMART after Burges,
+    MSR-TR-2010-82; the spectral filter after Shen et al., CIKM 2021.
+    """
+
+    name = "funnel"
+    summary = "Conversions by evidence and discoveries by preference, on one calibrated scale."
+    reference = "-"
+    Settings: ClassVar[type[Config]] = FunnelSettings
+    capabilities: ClassVar[Capabilities] = Capabilities(needs_auxiliary=True, uses_auxiliary=True)
+
+    notes: tuple[str, ...] = ()
+    _tables: Mapping[str, Tensor]
+    _trees: Mapping[str, str]
+
+    def _fit(self, data: TrainingData, options: FitOptions) -> None:
+        config = self.config
+        found = alignments(data, least=config.least_alignment)
+        weights = {name: part.weight for name, part in found.items() if part.weight > 0}
+        self.notes = tuple(
+            f"{name}: weight {part.weight:.3f} ({part.rate:.4f} of {part.pairs:,} pairs were "
+            f"bought, {part.chance:.4f} by chance){', silenced' if not part.weight else ''}"
+            for name, part in found.items()
+        )
+        heard = data.without(*(name for name in data.auxiliary if name not in weights))
+        held = stream(self.seed, "held").random(data.n_users) < config.held_users
+        touched: list[Examples] = []
+        pooled: list[Examples] = []
+        for fold in range(config.folds):
+            before = moment(heard, fold, seed=self.seed)
+            if not before.hidden.nnz:
+                break
+            touched.append(self._touched(before))
+            pooled.append(self._pooled(before, weights))
+        grown = TreeSettings(
+            trees=config.trees,
+            leaves=config.leaves,
+            learning_rate=config.learning_rate,
+            least_rows=config.least_rows,
+        )
+        if touched:
+            conversion, discovery = (
+                fit_part(part, held, grown, most=config.lists, seed=self.seed, purpose=purpose)
+                for part, purpose in ((touched, "conversion"), (pooled, "discovery"))
+            )
+            shares = self._fit_shares(heard, touched, pooled, conversion, discovery, held)
+        else:
+            conversion = discovery = Part(None, 1.0)
+            nothing = fit_logistic(np.empty((0, _INPUTS)), np.empty(0, dtype=np.bool_))
+            shares = Shares(nothing, converting=0.5, reach=0.5)
+        del touched, pooled
+        self._merge(present(heard), weights, conversion, discovery, shares)
+        self._trees = {
+            name: part.ranker.dump()
+            for name, part in (("conversion", conversion), ("discovery", discovery))
+            if part.ranker is not None
+        }
+
+    def gains(self) -> Mapping[str, Mapping[str, float]]:
+        """Return what each feature brought to the trees of each part, as shares of the whole."""
+        _ = self.data
+        return {name: TreeRanker.load(text).gains() for name, text in self._trees.items()}
+
+    def _touched(self, now: Moment) -> Examples:
+        config = self.config
+        features = TouchedFeatures(
+            now, smoothing=config.smoothing, budget=int(config.pair_memory * _GIB)
+        )
+        candidates = features.candidates
+        return Examples(candidates, features.table(), candidates.are(now.hidden))
+
+    def _pooled(self, now: Moment, weights: Mapping[str, float]) -> Examples:
+        config = self.config
+        preference = Preference(
+            now, weights, neighbors=config.neighbors, dim=config.dim, seed=self.seed
+        )
+        pools, scores = preference.pools(config.pool)
+        return Examples(pools, untouched_features(now, pools, scores), pools.are(now.hidden))
+
+    def _fit_shares(
+        self,
+        data: TrainingData,
+        touched: list[Examples],
+        pooled: list[Examples],
+        conversion: Part,
+        discovery: Part,
+        held: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    ) -> Shares:
+        """Return what decides between the parts, from users who grew no tree."""
+        inputs, labels, able = [], [], []
+        reached = missed = 0
+        for fold, (here, there) in enumerate(zip(touched, pooled, strict=True)):
+            before = moment(data, fold, seed=self.seed)
+            hidden = before.hidden
+            asked = held & (hidden.user_degrees > 0)
+            if not asked.any():
+                asked = hidden.user_degrees > 0
+            rows = user_inputs(
+                here.candidates,
+                conversion.logits(here.features.values),
+                there.candidates,
+                discovery.logits(there.features.values),
+                before.purchases.user_degrees,
+            )
+            converted = np.zeros(data.n_users, dtype=np.bool_)
+            converted[here.candidates.users[here.labels]] = True
+            inputs.append(rows[asked])
+            labels.append(converted[asked])
+            able.append((here.candidates.sizes > 0)[asked])
+            pooled_in = int(there.labels.sum())
+            reached += pooled_in
+            missed += hidden.nnz - int(here.labels.sum()) - pooled_in
+        label, could = np.concatenate(labels), np.concatenate(able)
+        return Shares(
+            conversion=fit_logistic(np.concatenate(inputs), label),
+            converting=(label.sum() + 0.5) / (could.sum() + 1.0),
+            reach=(reached + 0.5) / (reached + missed + 1),
+        )
+
+    def _merge(
+        self,
+        now: Moment,
+        weights: Mapping[str, float],
+        conversion: Part,
+        discovery: Part,
+        shares: Shares,
+    ) -> None:
+        """Fill the tables that scoring reads."""
+        here, there = self._touched(now), self._pooled(now, weights)
+        touched_logits = conversion.logits(here.features.values)
+        pool_logits = discovery.logits(there.features.values)
+        inputs = user_inputs(
+            here.candidates,
+            touched_logits,
+            there.candidates,
+            pool_logits,
+            now.purchases.user_degrees,
+        )
+        able = here.candidates.sizes > 0
+        converting = np.zeros(now.shape[0])
+        converting[able] = shares.converted(inputs[able])
+        in_pool = np.where(there.candidates.sizes > 0, shares.reach, 0.0)
+        # Where a pool and the known items are all there is, nothing is left outside.
+        taken = here.candidates.sizes + there.candidates.sizes + now.purchases.user_degrees
+        in_pool[(taken >= now.shape[1]) & (there.candidates.sizes > 0)] = 1.0
+        touched = converting[here.candidates.users] * softmax(touched_logits, here.candidates)
+        pooled = ((1 - converting) * in_pool)[there.candidates.users] * softmax(
+            pool_logits, there.candidates
+        )
+        bought = now.purchases.keys
+        keys = np.concatenate([here.candidates.keys, there.candidates.keys, bought])
+        values = np.concatenate([touched, pooled, np.zeros(len(bought))])
+        kinds = np.repeat([_TOUCHED, _UNTOUCHED, _BOUGHT], [len(touched), len(pooled), len(bought)])
+        order = np.argsort(keys)
+        table = Candidates.from_keys(keys[order], now.shape)
+        # What no list holds shares what is left of the probability, by popularity.
+        popularity = now.purchases.item_degrees + 0.5
+        outside = popularity.sum() - sums_per_list(popularity[table.items], table)
+        leftover = (1 - converting) * (1 - in_pool) / np.maximum(outside, _LEAST)
+        arrays = {
+            "indptr": table.indptr,
+            "indices": table.items.astype(np.int32),
+            "values": values[order].astype(np.float32),
+            "kinds": kinds[order].astype(np.uint8),
+            "leftover": leftover.astype(np.float32),
+            "popularity": popularity.astype(np.float32),
+        }
+        self._tables = {
+            name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()
+        }
+
+    def _score(self, users: Tensor) -> Tensor:
+        tables = self._tables
+        mode = self.config.recommend
+        block = tables["leftover"][users][:, None] * tables["popularity"][None, :]
+        starts = tables["indptr"][users]
+        sizes = tables["indptr"][users + 1] - starts
+        rows = torch.repeat_interleave(torch.arange(len(users), device=self.device), sizes)
+        first = torch.repeat_interleave(starts - (sizes.cumsum(0) - sizes), sizes)
+        place = first + torch.arange(len(rows), device=self.device)
+        values, kinds = tables["values"][place], tables["kinds"][place]
+        if mode == "conversions":
+            block.fill_(-torch.inf)
+            values = torch.where(kinds == _TOUCHED, values, -torch.inf)
+        elif mode == "discoveries":
+            values = torch.where(kinds == _TOUCHED, -torch.inf, values)
+        block[rows, tables["indices"][place].long()] = values
+        return block
+
+    def _state(self) -> dict[str, Tensor]:
+        texts = {
+            f"trees.{name}": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+            for name, text in self._trees.items()
+        }
+        return {**self._tables, **texts}
+
+    def _restore(self, state: Mapping[str, Tensor], data: TrainingData) -> None:
+        self._tables = {name: state[name].to(self.device) for name in _TABLES}
+        self._trees = {
+            name.removeprefix("trees."): bytes(value.cpu().numpy()).decode()
+            for name, value in state.items()
+            if name.startswith("trees.")
+        }

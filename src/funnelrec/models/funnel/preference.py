@@ -1,0 +1,239 @@
+"""What a user may like without having touched it: several simple views, each cut to a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import scipy.sparse as sp
+
+from funnelrec.common.random import stream
+from funnelrec.graph.neighbors import neighbors, strongest_per_row
+from funnelrec.models.funnel.candidates import Candidates, Floats, LongArray, ranks_and_scores
+from funnelrec.models.funnel.features import Features, Table
+from funnelrec.models.funnel.moments import Moment
+
+_BLOCK = 2**23
+"""Scores of a block of users held at one time."""
+
+_PAIRS = 2**18
+"""Pairs whose embeddings are multiplied at one time."""
+
+
+def normalized(matrix: sp.csr_array, user_power: float, item_power: float) -> sp.csr_array:
+    """Return the matrix with rows and columns divided by powers of their sums, float32."""
+    rows = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
+    columns = np.asarray(matrix.sum(axis=0), dtype=np.float64).ravel()
+    by_row = np.where(rows > 0, np.maximum(rows, 1e-12) ** -user_power, 0)
+    by_column = np.where(columns > 0, np.maximum(columns, 1e-12) ** -item_power, 0)
+    values = matrix.data * np.repeat(by_row, np.diff(matrix.indptr)) * by_column[matrix.indices]
+    return sp.csr_array(
+        (values.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape
+    )
+
+
+def spectral_basis(
+    matrix: sp.csr_array, dim: int, *, rng: np.random.Generator, rounds: int = 3
+) -> Floats:
+    """Return an orthonormal basis of the strongest right singular vectors, ``(n_items, d)``.
+
+    Randomised subspace iteration (Halko, Martinsson, Tropp, "Finding Structure with Randomness",
+    SIAM Review 2011) with ten vectors to spare; d is at most the shorter side.
+    """
+    width = min(dim + 10, *matrix.shape)
+    basis = rng.standard_normal((matrix.shape[1], width)).astype(np.float32)
+    turned = matrix.T.tocsr()
+    for _ in range(rounds):
+        basis, _ = np.linalg.qr(matrix @ basis)
+        basis, _ = np.linalg.qr(turned @ basis)
+    _, _, right = np.linalg.svd(matrix @ basis, full_matrices=False)
+    return np.ascontiguousarray((basis @ right.T)[:, : min(dim, width)])
+
+
+class Preference:
+    r"""Views of what users like, and the items each user should be offered.
+
+    With :math:`X = R + \sum_b w_b R^{(b)}` of the purchases R and the behaviors by alignment,
+    and :math:`\tilde X = D_u^{-1/2} X D_i^{-1/2}`:
+
+    - *walks*: :math:`X` times the k strongest entries of each column of
+      :math:`\tilde X^T \tilde X`, diagonal left out: neighbors over all behaviors;
+    - *baskets*: :math:`R` times the same of the purchases alone;
+    - *leads*: :math:`X` times the same of :math:`\tilde X^T R D_i^{-1/5}`: what was bought by
+      those who did this;
+    - *spectrum*: :math:`\tilde X V V^T D_i^{1/2}` with the strongest right singular vectors V of
+      :math:`\tilde X`: the smooth part of the graph signal, the limit that propagation over the
+      graph tends to.
+
+    Reference: Paudel et al., TiiS 2017 (walks with popular ends held back); Shen et al., "How
+    Powerful is Graph Convolution for Recommendation?", CIKM 2021 (spectral filters).
+
+    Parameters
+    ----------
+    now
+        The moment.
+    weights
+        :math:`w_b` of each behavior.
+    neighbors, dim
+        k and d.
+    seed
+        Decides the start of the subspace iteration.
+    """
+
+    def __init__(
+        self,
+        now: Moment,
+        weights: Mapping[str, float],
+        *,
+        neighbors: int,
+        dim: int,
+        seed: int,
+    ) -> None:
+        self.now = now
+        purchases = now.purchases.matrix()
+        mixed = purchases.copy()
+        for name, part in now.auxiliary.items():
+            mixed = (mixed + part.matrix() * np.float32(weights[name])).tocsr()
+        mixed.sort_indices()
+        self.known = _union(now)
+        even = normalized(mixed, 0.5, 0.5)
+        bought = normalized(purchases, 0.5, 0.5)
+        ends = normalized(purchases, 0.0, 0.2)
+        rng = stream(seed, "spectrum")
+        basis = spectral_basis(even, dim, rng=rng)
+        self.views: dict[str, tuple[sp.csr_array, sp.csr_array]] = {
+            "walks": (mixed, _cut(even, even, neighbors)),
+            "baskets": (purchases, _cut(bought, bought, neighbors)),
+            "leads": (mixed, _cut(even, ends, neighbors)),
+        }
+        self._left = np.asarray(even @ basis)
+        self._right = basis * np.sqrt(_sums(mixed))[:, None]
+
+    def pools(self, size: int) -> tuple[Candidates, dict[str, Floats]]:
+        """Return the best untouched items of each user, and every view's score of them.
+
+        A user's pool is what the neighborhoods put first, taken in turns by rank, cut to
+        ``size`` (and what equals the last); the spectrum scores the pool and proposes nothing.
+
+        Returns
+        -------
+        Candidates
+            About ``size`` items a user, fewer where the neighborhoods reach fewer.
+        dict
+            float32 scores by the name of the view, shape ``(n,)``.
+        """
+        n_users, n_items = self.now.shape
+        step = max(1, _BLOCK // max(n_items, 1))
+        keys: list[LongArray] = []
+        scores: dict[str, list[Floats]] = {name: [] for name in self.views}
+        for start in range(0, n_users, step):
+            users = np.arange(start, min(start + step, n_users))
+            blocks = {
+                name: self._block(users, profiles, similar)
+                for name, (profiles, similar) in self.views.items()
+            }
+            row, item = _in_turns([reached for _, reached in blocks.values()], size)
+            keys.append(users[row] * n_items + item)
+            for name, (block, _) in blocks.items():
+                scores[name].append(block[row, item])
+        pools = Candidates.from_keys(np.concatenate([np.empty(0, np.int64), *keys]), self.now.shape)
+        found = {
+            name: np.concatenate([np.empty(0, np.float32), *parts])
+            for name, parts in scores.items()
+        }
+        return pools, {**found, "spectrum": self._spectrum(pools)}
+
+    def _block(
+        self, users: LongArray, profiles: sp.csr_array, similar: sp.csr_array
+    ) -> tuple[Floats, sp.csr_array]:
+        """Return the scores of all items, 0 for those known, and the same without zeros."""
+        product = (profiles[users] @ similar).tocsr()
+        rows = np.repeat(np.arange(len(users)), np.diff(product.indptr))
+        block = np.zeros(product.shape, dtype=np.float32)
+        block[rows, product.indices] = product.data
+        known = self.known[users]
+        block[np.repeat(np.arange(len(users)), np.diff(known.indptr)), known.indices] = 0
+        values = block[rows, product.indices]
+        kept = values > 0
+        before = np.concatenate([[0], np.cumsum(kept)])
+        reached = sp.csr_array(
+            (values[kept], product.indices[kept], before[product.indptr].astype(np.int32)),
+            shape=product.shape,
+        )
+        return block, reached
+
+    def _spectrum(self, pools: Candidates) -> Floats:
+        values = np.empty(len(pools), dtype=np.float32)
+        users = pools.users
+        for start in range(0, len(pools), _PAIRS):
+            here = slice(start, start + _PAIRS)
+            values[here] = np.einsum(
+                "nd,nd->n", self._left[users[here]], self._right[pools.items[here]]
+            )
+        return values
+
+
+def untouched_features(now: Moment, pools: Candidates, scores: Mapping[str, Floats]) -> Features:
+    """Return what is known of untouched pairs: every view's score, its place, and sizes.
+
+    Parameters
+    ----------
+    now
+        The moment.
+    pools, scores
+        See :meth:`Preference.pools`.
+    """
+    table = Table(len(pools))
+    items, users = pools.items, pools.users
+    total = np.zeros(len(pools))
+    for name, values in scores.items():
+        table.add(name, values)
+        table.add_places(name, values, pools)
+        total += table[f"{name}, distance"]
+    table.add("together", total)
+    table.add_places("together", total, pools)
+    bought = now.purchases.item_degrees.astype(np.float64)
+    touched = np.zeros(now.shape[1])
+    open_pairs = np.zeros(now.shape[0])
+    for name, part in now.auxiliary.items():
+        table.add(f"{name}, users", part.item_degrees[items].astype(np.float64))
+        touched += part.item_degrees
+        open_pairs += part.user_degrees
+    table.add("item bought", bought[items])
+    table.add("bought of touched", (bought[items] + 1) / (touched[items] + 2))
+    table.add("user bought", now.purchases.user_degrees[users].astype(np.float64))
+    table.add("user pairs", open_pairs[users])
+    return table.finished()
+
+
+def _cut(left: sp.csr_array, right: sp.csr_array, keep: int) -> sp.csr_array:
+    """Return left^T right with the strongest entries of every column, the diagonal left out."""
+    return neighbors(right.T.tocsr(), left, keep).T.tocsr()
+
+
+def _union(now: Moment) -> sp.csr_array:
+    parts = [part.matrix() for part in now.auxiliary.values()]
+    return sum(parts, now.purchases.matrix()).tocsr()
+
+
+def _in_turns(views: Sequence[sp.csr_array], size: int) -> tuple[LongArray, LongArray]:
+    """Return row and column of what the views put first, best rank in any view first."""
+    n_items = int(views[0].shape[1])
+    keys, ranks = [], []
+    for view in views:
+        cut = strongest_per_row(view, size)
+        lists = Candidates(cut.indptr.astype(np.int64), cut.indices.astype(np.int64), n_items)
+        places, _ = ranks_and_scores(cut.data, lists)
+        keys.append(lists.keys)
+        ranks.append(places)
+    known, place = np.unique(np.concatenate(keys), return_inverse=True)
+    best = np.full(len(known), np.inf, dtype=np.float32)
+    np.minimum.at(best, place, np.concatenate(ranks))
+    merged = Candidates.from_keys(known, (int(views[0].shape[0]), n_items))
+    places, _ = ranks_and_scores(-best, merged)
+    chosen = merged.select(places < size)
+    return chosen.users, chosen.items
+
+
+def _sums(matrix: sp.csr_array) -> Floats:
+    return np.asarray(matrix.sum(axis=0), dtype=np.float32).ravel()

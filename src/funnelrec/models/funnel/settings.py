@@ -1,0 +1,65 @@
+"""Settings of the flagship."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from funnelrec.common.config import Config
+
+
+class FunnelSettings(Config):
+    """Settings of ``funnel``."""
+
+    recommend: Literal["both", "conversions", "discoveries"] = Field(
+        "both",
+        description="What may be recommended: everything; only items the user touched; or only "
+        "items the user never touched.",
+    )
+    folds: int = Field(
+        3,
+        ge=1,
+        le=50,
+        description="Known purchases of a user that are hidden in turn to learn from, one each.",
+    )
+    held_users: float = Field(
+        0.15,
+        gt=0,
+        lt=0.9,
+        description="Share of users whose hidden purchases grow no tree: they stop the growth and "
+        "calibrate the scale.",
+    )
+    least_alignment: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="A behavior whose alignment with the target is below this share of the best "
+        "behavior's is silenced.",
+    )
+    smoothing: float = Field(
+        10.0, gt=0, description="Pairs a, with the overall rate, added to every conversion rate."
+    )
+    trees: int = Field(300, ge=1, description="Most trees of a ranker.")
+    leaves: int = Field(31, ge=2, description="Leaves of a tree.")
+    learning_rate: float = Field(0.06, gt=0, le=1, description="What one tree adds.")
+    least_rows: int = Field(100, ge=1, description="Candidates behind a leaf.")
+    lists: int = Field(
+        40_000,
+        ge=1,
+        description="Most hidden purchases a ranker learns from; more are drawn from by chance.",
+    )
+    pool: int = Field(
+        100,
+        ge=1,
+        description="Untouched items of a user that preference proposes and the second ranker "
+        "orders; the others follow by popularity.",
+    )
+    neighbors: int = Field(200, ge=1, description="Neighbors of an item in the preference part.")
+    dim: int = Field(256, ge=1, description="Length d of the spectral embeddings.")
+    pair_memory: float = Field(
+        1.0,
+        ge=0,
+        description="GiB that one matrix of items x items may take densely; a larger catalogue "
+        "keeps its counts sparse, with the same result.",
+    )

@@ -1,0 +1,160 @@
+"""The two parts, fitted the same way: lists with a hidden purchase, trees, a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from funnelrec.common.random import stream
+from funnelrec.models.funnel.candidates import Candidates, Doubles, Floats, LongArray
+from funnelrec.models.funnel.features import Features
+from funnelrec.models.funnel.merging import fit_scale, log_sums
+from funnelrec.models.funnel.ranker import Lists, TreeRanker, TreeSettings, fit_ranker
+
+_LONGEST = 10_000
+"""Rows of one list that LightGBM takes; a longer one teaches nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The candidates of one moment, their features, and which of them was bought next.
+
+    Parameters
+    ----------
+    candidates
+        n pairs.
+    features
+        One row a pair.
+    labels
+        bool, shape ``(n,)``, at most one true a user.
+    """
+
+    candidates: Candidates
+    features: Features
+    labels: npt.NDArray[np.bool_]
+
+    def lists(self, users: npt.NDArray[np.bool_]) -> Lists:
+        """Return the lists of the users marked (shape ``(n_users,)``) that hold a label."""
+        having = np.zeros(self.candidates.n_users, dtype=np.bool_)
+        having[self.candidates.users[self.labels]] = True
+        chosen = having & users & (self.candidates.sizes <= _LONGEST)
+        rows = chosen[self.candidates.users]
+        return Lists(self.features.values[rows], self.labels[rows], self.candidates.sizes[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One fitted part.
+
+    Parameters
+    ----------
+    ranker
+        The trees; None where there was nothing to learn from, and all scores are 0.
+    scale
+        What scores are multiplied by before the softmax.
+    """
+
+    ranker: TreeRanker | None
+    scale: float
+
+    def logits(self, features: Floats) -> Doubles:
+        """Return the scaled score of each row, float64, shape ``(n,)``."""
+        if self.ranker is None:
+            return np.zeros(len(features))
+        return self.scale * self.ranker.predict(features)
+
+
+def joined(parts: Iterable[Lists]) -> Lists:
+    """Return all lists of several moments, one after the other."""
+    given = list(parts)
+    return Lists(
+        np.concatenate([part.features for part in given]),
+        np.concatenate([part.labels for part in given]),
+        np.concatenate([part.sizes for part in given]),
+    )
+
+
+def fit_part(
+    examples: list[Examples],
+    held: npt.NDArray[np.bool_],
+    settings: TreeSettings,
+    *,
+    most: int,
+    seed: int,
+    purpose: str,
+) -> Part:
+    """Return the trees grown on the users not held back, and the scale fitted to those held.
+
+    Parameters
+    ----------
+    examples
+        One entry a moment.
+    held
+        bool, shape ``(n_users,)``.
+    settings
+        How trees are grown.
+    most
+        Lists to learn from; more are drawn from by chance.
+    seed, purpose
+        Decide the draw and what a tree sees.
+    """
+    lists = joined(part.lists(~held) for part in examples)
+    kept_back = joined(part.lists(held) for part in examples)
+    if not len(lists.sizes):
+        return Part(None, 1.0)
+    rng = stream(seed, purpose, "lists")
+    lists, kept_back = _drawn(lists, most, rng), _drawn(kept_back, max(most // 4, 1), rng)
+    if len(lists.sizes) < settings.least_rows:
+        # Too few for trees of that size: they may be smaller, and still never one row deep.
+        settings = settings.smaller(len(lists.sizes))
+    names = examples[0].features.names
+    ranker = fit_ranker(lists, names, settings, seed=seed, held=kept_back)
+    judged = kept_back if len(kept_back.sizes) else lists
+    bounds = np.concatenate([[0], np.cumsum(judged.sizes)])
+    lined_up = Candidates(bounds, np.zeros(len(judged.labels), dtype=np.int64), 1)
+    scale = fit_scale(ranker.predict(judged.features), lined_up, judged.labels)
+    return Part(ranker, scale)
+
+
+def _drawn(lists: Lists, most: int, rng: np.random.Generator) -> Lists:
+    if len(lists.sizes) <= most:
+        return lists
+    chosen = np.zeros(len(lists.sizes), dtype=np.bool_)
+    chosen[rng.permutation(len(lists.sizes))[:most]] = True
+    return lists.select(chosen)
+
+
+def user_inputs(
+    touched: Candidates,
+    touched_logits: Doubles,
+    pools: Candidates,
+    pool_logits: Doubles,
+    bought: LongArray,
+) -> Doubles:
+    """Return what tells a user who buys a touched item next from one who discovers.
+
+    Per user: whether there is a touched candidate, the logarithm of how many, the best score and
+    the logarithm of the sum of their exponentials, the same of the pool, and the purchases.
+
+    Returns
+    -------
+    float64, shape ``(n_users, 9)``, finite.
+    """
+    columns: list[Doubles] = []
+    for lists, logits in ((touched, touched_logits), (pools, pool_logits)):
+        best = np.full(lists.n_users, -np.inf)
+        np.maximum.at(best, lists.users, logits)
+        empty = lists.sizes == 0
+        total = log_sums(logits, lists)
+        floor = float(logits.min()) if len(logits) else 0.0
+        columns += [
+            empty.astype(np.float64),
+            np.log1p(lists.sizes),
+            np.where(empty, floor, best),
+            np.where(empty, floor, total),
+        ]
+    columns.append(np.log1p(bought.astype(np.float64)))
+    return np.column_stack(columns)
