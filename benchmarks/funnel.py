@@ -15,6 +15,7 @@ import os
 import platform
 import resource
 import time
+from collections.abc import Mapping
 from statistics import mean, stdev
 from typing import Any
 
@@ -58,7 +59,7 @@ def fitted(dataset: Dataset, settings: dict[str, Any], seed: int) -> tuple[Any, 
         "seconds": round(time.monotonic() - began, 1),
         "cpu_seconds": round(time.process_time(), 1),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "notes": list(model.notes),
+        "notes": list(getattr(model, "notes", ())),
     }
 
 
@@ -68,7 +69,8 @@ def measured(model: Any, dataset: Dataset, split: Split) -> dict[str, Any]:
     masked = evaluate(
         model, dataset, split=split, k=10, mask=("touched",), beyond_accuracy=False
     ).slices
-    lines = {**plain, "discovery, touched masked": masked["discovery"]}
+    lines: dict[str, Mapping[str, Any]] = {name: plain[name] for name in plain}
+    lines["discovery, touched masked"] = masked["discovery"]
     return {line: {name: values[name] for name in METRICS} for line, values in lines.items()}
 
 

@@ -18,6 +18,7 @@ CALLS = (
     ("reproduction.py", ("search",), SEARCHED),
     ("charm_tables.py", ("run",), ("taobao15k",)),
     ("exchange.py", ("run",), ("tmall41k_no_view",)),
+    ("funnel.py", ("run",), ("taobao15k", "taobao48k_no_view", "tmall41k_no_view")),
     ("simple_search.py", ("search", "--work", "searches"), ("taobao15k",)),
 )
 # All in one process, because each would import torch anew.

@@ -72,9 +72,14 @@ class Candidates:
         return Candidates(before[self.indptr], self.items[keep], self.n_items)
 
 
-def sums_per_list(values: npt.NDArray[np.floating], candidates: Candidates) -> Doubles:
+def totals(numbers: npt.NDArray[np.integer], values: npt.ArrayLike, size: int) -> Doubles:
+    """Return the sum of the values at each number from 0 to ``size - 1``, float64."""
+    return np.bincount(numbers, weights=np.asarray(values), minlength=size).astype(np.float64)
+
+
+def sums_per_list(values: npt.ArrayLike, candidates: Candidates) -> Doubles:
     """Return the sum of ``values`` (shape ``(n,)``) over each list, shape ``(n_users,)``."""
-    return np.bincount(candidates.users, weights=values, minlength=candidates.n_users)
+    return totals(candidates.users, values, candidates.n_users)
 
 
 def ranks_and_scores(

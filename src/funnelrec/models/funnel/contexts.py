@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from funnelrec.data.interactions import LongArray
 from funnelrec.graph.neighbors import product_blocks
-from funnelrec.models.funnel.candidates import Candidates, Doubles, Floats, LongArray
+from funnelrec.models.funnel.candidates import Candidates, Doubles, Floats
 
 BLOCK = 2**20
 """Entries (candidate and item of the context) held at one time."""
@@ -53,7 +54,7 @@ class PairCounts:
     def at(self, rows: LongArray, columns: LongArray) -> Floats:
         """Return the counts of these pairs of items, float32, shape ``(n,)``."""
         if self._dense is not None:
-            return self._dense[rows * self.n_items + columns]
+            return np.asarray(self._dense[rows * self.n_items + columns])
         assert self._rows is not None  # noqa: S101 - one of the two is always there
         if not len(rows):
             return np.empty(0, dtype=np.float32)

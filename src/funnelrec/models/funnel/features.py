@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import scipy.sparse as sp
 
-from funnelrec.data.interactions import Interactions
+from funnelrec.data.interactions import Interactions, LongArray
 from funnelrec.models.funnel.candidates import (
     Candidates,
     Doubles,
     Floats,
-    LongArray,
     ranks_and_scores,
+    totals,
 )
 from funnelrec.models.funnel.contexts import PairCounts, context_blocks
 from funnelrec.models.funnel.moments import Moment
@@ -115,14 +117,21 @@ class TouchedFeatures:
         self._bought = self._touched.are(now.purchases)
         self.candidates = self._touched.select(~self._bought)
 
-    def table(self) -> Features:
-        """Return the features of every candidate."""
+    def table(self, scores: Mapping[str, Floats] = MappingProxyType({})) -> Features:
+        """Return the features of every candidate.
+
+        Parameters
+        ----------
+        scores
+            More of them by name, float32, shape ``(n,)``: what preference says of the candidates.
+        """
         table = Table(len(self.candidates))
         self._rates(table)
         self._contexts(table)
-        if self._now.shape[0]:
-            self._dates(table)
-        for name in _RANKED:
+        self._dates(table)
+        for name, values in scores.items():
+            table.add(name, values)
+        for name in (*_RANKED, *scores):
             table.add_places(name, table[name], self.candidates)
         return table.finished()
 
@@ -136,9 +145,9 @@ class TouchedFeatures:
         bought = self._bought
         rate = bought.sum() / max(len(users), 1)
         self.touched_degrees = np.bincount(items, minlength=n_items).astype(np.float64)
-        by_item = np.bincount(items, weights=bought, minlength=n_items)
+        by_item = totals(items, bought, n_items)
         self.item_rates = smoothed(by_item, self.touched_degrees, rate, strength)
-        by_user = np.bincount(users, weights=bought, minlength=n_users)
+        by_user = totals(users, bought, n_users)
         touched_by = self._touched.sizes.astype(np.float64)
         buyers = now.purchases.item_degrees.astype(np.float64)
         purchases = now.purchases.user_degrees.astype(np.float64)
@@ -150,10 +159,10 @@ class TouchedFeatures:
             patterns += did.astype(np.int64) << bit
             doers = part.item_degrees.astype(np.float64)
             done = part.user_degrees.astype(np.float64)
-            won = np.bincount(items, weights=did & bought, minlength=n_items)
+            won = totals(items, did & bought, n_items)
             overall = won.sum() / max(part.nnz, 1)
             rates = smoothed(won, doers, overall, strength)
-            of_user = np.bincount(users, weights=did & bought, minlength=n_users)
+            of_user = totals(users, did & bought, n_users)
             evidence += did * -np.log1p(-np.minimum(rates[items], 1 - 1e-9))
             table.add(f"{name}, users", doers[these])
             table.add(f"{name}, item rate", rates[these])
@@ -167,10 +176,10 @@ class TouchedFeatures:
         # Patterns are numbered anew: 62 behaviors have more than memory can count.
         known, pattern = np.unique(patterns, return_inverse=True)
         seen = np.bincount(pattern, minlength=len(known)).astype(np.float64)
-        of_pattern = np.bincount(pattern, weights=bought, minlength=len(known)) / seen
+        of_pattern = totals(pattern, bought, len(known)) / seen
         pair_keys, place = np.unique(pattern * n_items + items, return_inverse=True)
         trials = np.bincount(place, minlength=len(pair_keys)).astype(np.float64)
-        hits = np.bincount(place, weights=bought, minlength=len(pair_keys))
+        hits = totals(place, bought, len(pair_keys))
         shape, item = np.divmod(pair_keys, n_items)
         prior = of_pattern[shape] * self.item_rates[item] / max(rate, 1e-12)
         pattern_rate = smoothed(hits, trials, prior, strength)[place]
@@ -188,12 +197,10 @@ class TouchedFeatures:
         table.add("user bought", purchases[mine])
         table.add("user open", self.candidates.sizes[mine].astype(np.float64))
         for name, values in (("rate", self.item_rates), ("size", np.log1p(self.touched_degrees))):
-            sums = np.bincount(
-                now.purchases.users, weights=values[now.purchases.indices], minlength=n_users
-            )
+            sums = totals(now.purchases.users, values[now.purchases.indices], n_users)
             taste = smoothed(sums, purchases, float(values.mean()), 2)
             table.add(f"{name} against purchases", values[these] - taste[mine])
-            means = np.bincount(users, weights=values[items], minlength=n_users)
+            means = totals(users, values[items], n_users)
             table.add(
                 f"{name} against touched",
                 values[these] - (means / np.maximum(touched_by, 1))[mine],

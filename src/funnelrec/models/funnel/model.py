@@ -89,8 +89,9 @@ class Funnel(Recommender[FunnelSettings]):
             before = moment(heard, fold, seed=self.seed)
             if not before.hidden.nnz:
                 break
-            touched.append(self._touched(before))
-            pooled.append(self._pooled(before, weights))
+            here, there = self._examples(before, weights)
+            touched.append(here)
+            pooled.append(there)
         grown = TreeSettings(
             trees=config.trees,
             leaves=config.leaves,
@@ -120,21 +121,20 @@ class Funnel(Recommender[FunnelSettings]):
         _ = self.data
         return {name: TreeRanker.load(text).gains() for name, text in self._trees.items()}
 
-    def _touched(self, now: Moment) -> Examples:
-        config = self.config
-        features = TouchedFeatures(
-            now, smoothing=config.smoothing, budget=int(config.pair_memory * _GIB)
-        )
-        candidates = features.candidates
-        return Examples(candidates, features.table(), candidates.are(now.hidden))
-
-    def _pooled(self, now: Moment, weights: Mapping[str, float]) -> Examples:
+    def _examples(self, now: Moment, weights: Mapping[str, float]) -> tuple[Examples, Examples]:
+        """Return the touched and the untouched candidates of a moment with their features."""
         config = self.config
         preference = Preference(
             now, weights, neighbors=config.neighbors, dim=config.dim, seed=self.seed
         )
         pools, scores = preference.pools(config.pool)
-        return Examples(pools, untouched_features(now, pools, scores), pools.are(now.hidden))
+        untouched = Examples(pools, untouched_features(now, pools, scores), pools.are(now.hidden))
+        touched = TouchedFeatures(
+            now, smoothing=config.smoothing, budget=int(config.pair_memory * _GIB)
+        )
+        candidates = touched.candidates
+        table = touched.table(preference.spectra(candidates))
+        return Examples(candidates, table, candidates.are(now.hidden)), untouched
 
     def _fit_shares(
         self,
@@ -185,7 +185,7 @@ class Funnel(Recommender[FunnelSettings]):
         shares: Shares,
     ) -> None:
         """Fill the tables that scoring reads."""
-        here, there = self._touched(now), self._pooled(now, weights)
+        here, there = self._examples(now, weights)
         touched_logits = conversion.logits(here.features.values)
         pool_logits = discovery.logits(there.features.values)
         inputs = user_inputs(

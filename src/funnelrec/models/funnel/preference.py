@@ -8,8 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from funnelrec.common.random import stream
+from funnelrec.data.interactions import LongArray
 from funnelrec.graph.neighbors import neighbors, strongest_per_row
-from funnelrec.models.funnel.candidates import Candidates, Floats, LongArray, ranks_and_scores
+from funnelrec.models.funnel.candidates import Candidates, Floats, ranks_and_scores
 from funnelrec.models.funnel.features import Features, Table
 from funnelrec.models.funnel.moments import Moment
 
@@ -63,7 +64,7 @@ class Preference:
       those who did this;
     - *spectrum*: :math:`\tilde X V V^T D_i^{1/2}` with the strongest right singular vectors V of
       :math:`\tilde X`: the smooth part of the graph signal, the limit that propagation over the
-      graph tends to.
+      graph tends to; *basket spectrum* is the same of the purchases alone.
 
     Reference: Paudel et al., TiiS 2017 (walks with popular ends held back); Shen et al., "How
     Powerful is Graph Convolution for Recommendation?", CIKM 2021 (spectral filters).
@@ -99,15 +100,15 @@ class Preference:
         even = normalized(mixed, 0.5, 0.5)
         bought = normalized(purchases, 0.5, 0.5)
         ends = normalized(purchases, 0.0, 0.2)
-        rng = stream(seed, "spectrum")
-        basis = spectral_basis(even, dim, rng=rng)
         self.views: dict[str, tuple[sp.csr_array, sp.csr_array]] = {
             "walks": (mixed, _cut(even, even, neighbors)),
             "baskets": (purchases, _cut(bought, bought, neighbors)),
             "leads": (mixed, _cut(even, ends, neighbors)),
         }
-        self._left = np.asarray(even @ basis)
-        self._right = basis * np.sqrt(_sums(mixed))[:, None]
+        self._spectra = {
+            "spectrum": _embedded(even, mixed, dim, stream(seed, "spectrum")),
+            "basket spectrum": _embedded(bought, purchases, dim, stream(seed, "basket spectrum")),
+        }
 
     def pools(self, size: int) -> tuple[Candidates, dict[str, Floats]]:
         """Return the best untouched items of each user, and every view's score of them.
@@ -141,7 +142,18 @@ class Preference:
             name: np.concatenate([np.empty(0, np.float32), *parts])
             for name, parts in scores.items()
         }
-        return pools, {**found, "spectrum": self._spectrum(pools)}
+        return pools, {**found, **self.spectra(pools)}
+
+    def spectra(self, pairs: Candidates) -> dict[str, Floats]:
+        """Return what the spectral views give some pairs, float32, shape ``(n,)`` each."""
+        users, found = pairs.users, {}
+        for name, (left, right) in self._spectra.items():
+            values = np.empty(len(pairs), dtype=np.float32)
+            for start in range(0, len(pairs), _PAIRS):
+                here = slice(start, start + _PAIRS)
+                values[here] = np.einsum("nd,nd->n", left[users[here]], right[pairs.items[here]])
+            found[name] = values
+        return found
 
     def _block(
         self, users: LongArray, profiles: sp.csr_array, similar: sp.csr_array
@@ -161,16 +173,6 @@ class Preference:
             shape=product.shape,
         )
         return block, reached
-
-    def _spectrum(self, pools: Candidates) -> Floats:
-        values = np.empty(len(pools), dtype=np.float32)
-        users = pools.users
-        for start in range(0, len(pools), _PAIRS):
-            here = slice(start, start + _PAIRS)
-            values[here] = np.einsum(
-                "nd,nd->n", self._left[users[here]], self._right[pools.items[here]]
-            )
-        return values
 
 
 def untouched_features(now: Moment, pools: Candidates, scores: Mapping[str, Floats]) -> Features:
@@ -233,6 +235,14 @@ def _in_turns(views: Sequence[sp.csr_array], size: int) -> tuple[LongArray, Long
     places, _ = ranks_and_scores(-best, merged)
     chosen = merged.select(places < size)
     return chosen.users, chosen.items
+
+
+def _embedded(
+    even: sp.csr_array, raw: sp.csr_array, dim: int, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Return users and items whose products are the spectral view of a matrix."""
+    basis = spectral_basis(even, dim, rng=rng)
+    return np.asarray(even @ basis), basis * np.sqrt(_sums(raw))[:, None]
 
 
 def _sums(matrix: sp.csr_array) -> Floats:

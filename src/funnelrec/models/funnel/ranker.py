@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 
 from funnelrec.common.random import derived_seed
-from funnelrec.models.funnel.candidates import Doubles, Floats, LongArray
+from funnelrec.data.interactions import LongArray
+from funnelrec.models.funnel.candidates import Doubles, Floats
 
 _ROWS = 2**20
 """Rows predicted at one time."""

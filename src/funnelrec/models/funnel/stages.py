@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from funnelrec.common.random import stream
-from funnelrec.models.funnel.candidates import Candidates, Doubles, Floats, LongArray
+from funnelrec.models.funnel.candidates import Candidates, Doubles, Floats
 from funnelrec.models.funnel.features import Features
 from funnelrec.models.funnel.merging import fit_scale, log_sums
 from funnelrec.models.funnel.ranker import Lists, TreeRanker, TreeSettings, fit_ranker
@@ -132,7 +132,7 @@ def user_inputs(
     touched_logits: Doubles,
     pools: Candidates,
     pool_logits: Doubles,
-    bought: LongArray,
+    bought: npt.NDArray[np.integer],
 ) -> Doubles:
     """Return what tells a user who buys a touched item next from one who discovers.
 
