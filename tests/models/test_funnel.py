@@ -17,8 +17,8 @@ from funnelrec.models.funnel.alignment import alignments
 from funnelrec.models.funnel.features import Features, TouchedFeatures
 from funnelrec.models.funnel.model import Funnel
 from funnelrec.models.funnel.moments import moment
-from funnelrec.models.funnel.ranker import TreeSettings
-from funnelrec.models.funnel.stages import Examples, fit_part
+from funnelrec.models.funnel.ranker import Lists, TreeSettings
+from funnelrec.models.funnel.stages import Examples, fit_part, thinned
 from funnelrec.testing import make_dataset, tiny_dataset
 
 SMALL = {"trees": 40, "leaves": 8, "least_rows": 20, "dim": 8, "neighbors": 20, "pool": 20}
@@ -106,7 +106,7 @@ def held_places(data: Dataset, *, leak: bool) -> npt.NDArray[np.float64]:
             extra = np.column_stack([table.values, labels]).astype(np.float32)
             table = Features((*table.names, "leak"), extra)
         examples.append(Examples(made.candidates, table, labels))
-    part = fit_part(examples, held, SMALL_TREES, most=10**6, seed=0, purpose="test")
+    part = fit_part(examples, held, SMALL_TREES, most=10**6, rivals=30, seed=0, purpose="test")
     places = []
     for one in examples:
         lists = one.lists(held)
@@ -297,3 +297,16 @@ def test_held_out_pairs_of_validation_are_not_read() -> None:
     blind = replace(data, training=replace(data.training, validation=none))
     first, second = (Funnel(SMALL).fit(one).score(np.arange(600)) for one in (data, blind))
     assert first.equal(second)
+
+
+def test_thinned_lists_keep_every_label_and_about_so_many_rivals() -> None:
+    sizes = np.repeat([200, 10], 300)
+    labels = np.zeros(sizes.sum(), dtype=np.bool_)
+    labels[np.cumsum(sizes) - 1] = True
+    rows = np.arange(sizes.sum(), dtype=np.float32)[:, None]
+    thin = thinned(Lists(rows, labels, sizes), 20, np.random.default_rng(0))
+    assert np.array_equal(thin.features[thin.labels], rows[labels])
+    assert thin.sizes.sum() == len(thin.features)
+    assert thin.sizes[:300].mean() == pytest.approx(21, abs=1)
+    # A list that is short enough stays whole.
+    assert (thin.sizes[300:] == 10).all()

@@ -46,8 +46,8 @@ class Funnel(Recommender[FunnelSettings]):
     the interaction graph. What the pool misses shares :math:`P(0 \mid u)(1 - q)` by popularity,
     where q is how often pools held the purchase.
 
-    - :math:`f_k` are gradient-boosted trees (LambdaMART) on features x of the pair: see
-      :class:`TouchedFeatures` and :func:`untouched_features`.
+    - :math:`f_k` are gradient-boosted trees (list-wise cross entropy) on features x of the pair:
+      see :class:`TouchedFeatures` and :func:`untouched_features`.
     - :math:`s_k` is fitted by likelihood, and :math:`P(1 \mid u)` is a logistic regression on
       how the two lists look, so that touched and untouched items compete on one scale.
     - *Out of fold*: one known purchase of every user is hidden, features are computed from the
@@ -58,8 +58,8 @@ class Funnel(Recommender[FunnelSettings]):
 
     Trees, scale and logistic regression are fitted on disjoint users.
 
-    Departures: none published; the model is stated here. LambdaMART after Burges,
-    MSR-TR-2010-82; the spectral filter after Shen et al., CIKM 2021.
+    Departures: none published; the model is stated here. the loss of the trees
+    after Bruch, WWW 2021; the spectral filter after Shen et al., CIKM 2021.
     """
 
     name = "funnel"
@@ -100,7 +100,15 @@ class Funnel(Recommender[FunnelSettings]):
         )
         if touched:
             conversion, discovery = (
-                fit_part(part, held, grown, most=config.lists, seed=self.seed, purpose=purpose)
+                fit_part(
+                    part,
+                    held,
+                    grown,
+                    most=config.lists,
+                    rivals=config.rivals,
+                    seed=self.seed,
+                    purpose=purpose,
+                )
                 for part, purpose in ((touched, "conversion"), (pooled, "discovery"))
             )
             shares = self._fit_shares(heard, touched, pooled, conversion, discovery, held)

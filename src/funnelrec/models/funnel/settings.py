@@ -41,9 +41,15 @@ class FunnelSettings(Config):
         10.0, gt=0, description="Pairs a, with the overall rate, added to every conversion rate."
     )
     trees: int = Field(300, ge=1, description="Most trees of a ranker.")
-    leaves: int = Field(31, ge=2, description="Leaves of a tree.")
-    learning_rate: float = Field(0.06, gt=0, le=1, description="What one tree adds.")
-    least_rows: int = Field(100, ge=1, description="Candidates behind a leaf.")
+    leaves: int = Field(15, ge=2, description="Leaves of a tree.")
+    learning_rate: float = Field(0.05, gt=0, le=1, description="What one tree adds.")
+    least_rows: int = Field(300, ge=1, description="Candidates behind a leaf.")
+    rivals: int = Field(
+        30,
+        ge=1,
+        description="Candidates beside the hidden purchase that a list keeps, on average, while "
+        "trees are grown; all of them are ranked afterwards.",
+    )
     lists: int = Field(
         40_000,
         ge=1,

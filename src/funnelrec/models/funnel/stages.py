@@ -83,6 +83,7 @@ def fit_part(
     settings: TreeSettings,
     *,
     most: int,
+    rivals: int,
     seed: int,
     purpose: str,
 ) -> Part:
@@ -98,6 +99,9 @@ def fit_part(
         How trees are grown.
     most
         Lists to learn from; more are drawn from by chance.
+    rivals
+        Rows beside the label that a list keeps on average while trees are grown; the lists held
+        back stay whole.
     seed, purpose
         Decide the draw and what a tree sees.
     """
@@ -110,6 +114,7 @@ def fit_part(
     if len(lists.sizes) < settings.least_rows:
         # Too few for trees of that size: they may be smaller, and still never one row deep.
         settings = settings.smaller(len(lists.sizes))
+    lists = thinned(lists, rivals, rng)
     names = examples[0].features.names
     ranker = fit_ranker(lists, names, settings, seed=seed, held=kept_back)
     judged = kept_back if len(kept_back.sizes) else lists
@@ -117,6 +122,14 @@ def fit_part(
     lined_up = Candidates(bounds, np.zeros(len(judged.labels), dtype=np.int64), 1)
     scale = fit_scale(ranker.predict(judged.features), lined_up, judged.labels)
     return Part(ranker, scale)
+
+
+def thinned(lists: Lists, rivals: int, rng: np.random.Generator) -> Lists:
+    """Return the lists with every label and about ``rivals`` other rows each, drawn by chance."""
+    owner = np.repeat(np.arange(len(lists.sizes)), lists.sizes)
+    kept = lists.labels | (rng.random(len(owner)) * lists.sizes[owner] < rivals)
+    sizes = np.bincount(owner[kept], minlength=len(lists.sizes))
+    return Lists(lists.features[kept], lists.labels[kept], sizes)
 
 
 def _drawn(lists: Lists, most: int, rng: np.random.Generator) -> Lists:
