@@ -179,11 +179,22 @@ class Interactions:
 
     def contains(self, users: npt.ArrayLike, items: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Return for each given pair whether it is here; shape of the inputs."""
+        return np.asarray(self.places(users, items) >= 0)
+
+    def places(self, users: npt.ArrayLike, items: npt.ArrayLike) -> LongArray:
+        """Return where each given pair stands in ``indices``, int64; -1 where it is not here.
+
+        Examples
+        --------
+        >>> bought = Interactions.from_pairs([0, 0, 1], [0, 2, 3], n_users=2, n_items=4)
+        >>> bought.places([0, 1, 1], [2, 2, 3]).tolist()
+        [1, -1, 2]
+        """
         wanted = np.asarray(users, dtype=np.int64) * self.n_items + np.asarray(items, np.int64)
         if not self.nnz:
-            return np.zeros(wanted.shape, dtype=np.bool_)
+            return np.full(wanted.shape, -1, dtype=np.int64)
         place = np.minimum(np.searchsorted(self.keys, wanted), self.nnz - 1)
-        return np.asarray(self.keys[place] == wanted)
+        return np.where(self.keys[place] == wanted, place, -1)
 
     @property
     def absent_degrees(self) -> LongArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,6 +112,35 @@ def touched_not_bought(
         if len(pairs):
             yield pairs
         start = stop
+
+
+def behavior_bits(
+    auxiliary: Sequence[Interactions], users: npt.ArrayLike, items: npt.ArrayLike
+) -> LongArray:
+    """Return which behaviors stand between the users and items of pairs, as bits of a number.
+
+    Parameters
+    ----------
+    auxiliary
+        Pairs of each behavior, at most 62.
+    users, items
+        Dense numbers, shape ``(n,)``.
+
+    Returns
+    -------
+    int64, shape ``(n,)``: bit b is set where the pair is in ``auxiliary[b]``.
+
+    Examples
+    --------
+    >>> view = Interactions.from_pairs([0, 0], [0, 2], n_users=1, n_items=3)
+    >>> cart = Interactions.from_pairs([0], [2], n_users=1, n_items=3)
+    >>> behavior_bits([view, cart], [0, 0, 0], [0, 1, 2]).tolist()
+    [1, 0, 3]
+    """
+    bits = np.zeros(np.shape(users), dtype=np.int64)
+    for bit, part in enumerate(auxiliary):
+        bits |= part.contains(users, items).astype(np.int64) << bit
+    return bits
 
 
 def _checked(users: npt.ArrayLike, n_users: int) -> LongArray:

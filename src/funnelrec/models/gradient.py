@@ -147,7 +147,7 @@ class GradientRecommender(Recommender[GradientT], Generic[GradientT, NetworkT]):
         """Return what draws the batches."""
 
     @abstractmethod
-    def _adopt(self, network: NetworkT) -> None:
+    def _adopt(self, network: NetworkT, data: TrainingData) -> None:
         """Keep what the trained network knows; called once, without gradients."""
 
     def _fit(self, data: TrainingData, options: FitOptions) -> None:
@@ -183,7 +183,7 @@ class GradientRecommender(Recommender[GradientT], Generic[GradientT, NetworkT]):
         )
         self.history = history.model_copy(update={"notes": sampler.notes})
         with torch.no_grad():
-            self._adopt(network)
+            self._adopt(network, data)
 
 
 class EmbeddingRecommender(
@@ -195,7 +195,7 @@ class EmbeddingRecommender(
     storage, scoring) is in the two bases.
     """
 
-    def _adopt(self, network: EmbeddingNetwork) -> None:
+    def _adopt(self, network: EmbeddingNetwork, data: TrainingData) -> None:
         users, items = network.embeddings()
         self._keep(users.detach(), items.detach())
 

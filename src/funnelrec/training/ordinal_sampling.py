@@ -13,6 +13,7 @@ from torch import Tensor
 from funnelrec.common.errors import ConfigError
 from funnelrec.common.random import stream
 from funnelrec.data.interactions import Interactions, LongArray
+from funnelrec.data.touched import behavior_bits
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.training.sampling import (
     NegativeDrawer,
@@ -39,9 +40,11 @@ class OrdinalBatch:
         0 where there is none.
     has_candidate
         bool, shape ``(n,)``.
-    touches
-        Number of auxiliary behaviors between user and candidate, int64, shape ``(n, H)``; 0
-        where there is no candidate.
+    behaviors
+        Which auxiliary behaviors stand between user and candidate, int64, shape ``(n, H)``: bit b
+        for the b-th of them; 0 where there is no candidate.
+    positive_behaviors
+        The same of user and positive, shape ``(n,)``; 0 for a purchase out of the blue.
     competitors
         Purchases of the user, int64, shape ``(n, K)``, drawn with replacement; 0 where there is
         none.
@@ -64,7 +67,8 @@ class OrdinalBatch:
     candidates: Tensor
     negatives: Tensor
     has_candidate: Tensor
-    touches: Tensor
+    behaviors: Tensor
+    positive_behaviors: Tensor
     competitors: Tensor
     has_competitor: Tensor
     permutation: Tensor
@@ -87,7 +91,8 @@ class OrdinalBatch:
             self.candidates.to(device),
             self.negatives.to(device),
             self.has_candidate.to(device),
-            self.touches.to(device),
+            self.behaviors.to(device),
+            self.positive_behaviors.to(device),
             self.competitors.to(device),
             self.has_competitor.to(device),
             self.permutation.to(device),
@@ -133,6 +138,9 @@ class OrdinalSampler:
     shared
         Above 1: this many distinct items are drawn per batch as negatives for all its rows (all
         items, if there are no more).
+    least_batches
+        Batches of an epoch at least, if there are as many positives; batches are made smaller for
+        it.
 
     Raises
     ------
@@ -153,9 +161,14 @@ class OrdinalSampler:
         own_edge: OwnEdge = "keep",
         hidden_share: float = 0.5,
         shared: int = 1,
+        least_batches: int = 1,
     ) -> None:
         check_at_least_one(
-            batch_size=batch_size, candidates=candidates, competitors=competitors, shared=shared
+            batch_size=batch_size,
+            candidates=candidates,
+            competitors=competitors,
+            shared=shared,
+            least_batches=least_batches,
         )
         if not 0 < hidden_share < 1:
             raise ConfigError(f"hidden_share must lie between 0 and 1, got {hidden_share}.")
@@ -166,15 +179,14 @@ class OrdinalSampler:
         self._shared = min(shared, purchases.n_items)
         hesitant = seen.select(~purchases.contains(seen.users, seen.indices))
         self._hesitant = RowDrawer(hesitant)
-        self._touches = sum(
-            (part.contains(hesitant.users, hesitant.indices).astype(np.int64)) for part in auxiliary
-        ) + np.zeros(hesitant.nnz, dtype=np.int64)
+        self._behaviors = behavior_bits(auxiliary, hesitant.users, hesitant.indices)
+        self._bought_behaviors = behavior_bits(auxiliary, purchases.users, purchases.indices)
         self._usable, self.notes = usable_pairs(purchases, self._drawer)
         self._split = own_edge == "split"
         self._size = (
             max(1, round(hidden_share * self._usable.size)) if self._split else self._usable.size
         )
-        self._batch_size = batch_size
+        self._batch_size = min(batch_size, -(-self._size // least_batches))
         self._candidates = candidates
         self._competitors = competitors
         self._seed = seed
@@ -200,7 +212,10 @@ class OrdinalSampler:
         places = self._hesitant.draw(np.repeat(users, self._candidates), rng)
         places = places.reshape(-1, self._candidates)
         candidates = self._hesitant.items(places)
-        touches = np.where(places >= 0, self._touches[places], 0) if self._touches.size else places
+        behaviors = np.zeros_like(places)
+        if self._behaviors.size:
+            behaviors = np.where(places >= 0, self._behaviors[places], 0)
+        bought_behaviors = self._bought_behaviors[chosen]
         rivals = RowDrawer(visible)
         competitors = rivals.items(rivals.draw(np.repeat(users, self._competitors), rng)).reshape(
             -1, self._competitors
@@ -218,7 +233,8 @@ class OrdinalSampler:
                 torch.from_numpy(candidates[part]),
                 torch.from_numpy(negatives[part]),
                 torch.from_numpy(places[part, 0] >= 0),
-                torch.from_numpy(np.maximum(touches[part], 0)),
+                torch.from_numpy(behaviors[part]),
+                torch.from_numpy(bought_behaviors[part]),
                 torch.from_numpy(competitors[part]),
                 torch.from_numpy(has_competitor[part]),
                 torch.from_numpy(rng.permutation(len(users[part]))),

@@ -23,6 +23,7 @@ from funnelrec.models.charm.settings import (
 )
 from funnelrec.models.charm.stages import (
     Estimator,
+    bit_counts,
     competitor_blocks,
     grouped_cosines,
     preference_block,
@@ -33,7 +34,7 @@ from funnelrec.models.charm.stages import (
 from funnelrec.objectives.substitution import pool_evidence, substitution_evidence
 
 _ESTIMATOR = "estimator."
-_OF_THE_DATA = ("indptr", "indices", "buyers")
+_OF_THE_DATA = ("indptr", "indices", "buyers", "kinds", "dates")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ class Learned:
         Training purchases in compressed rows.
     buyers
         Buyers of each item, shape ``(N,)``.
+    kinds
+        Auxiliary behaviors of the data.
+    dates
+        Date of each training purchase, int64, where they are known and looked at.
     keys, queries
         Auxiliary views times W_K, shape ``(B, M, d)``, and items times W_Q, shape ``(N, d)``,
         where attention has a choice.
@@ -97,6 +102,8 @@ class Learned:
     indptr: Tensor
     indices: Tensor
     buyers: Tensor
+    kinds: int
+    dates: Tensor | None = None
     keys: Tensor | None = None
     queries: Tensor | None = None
     own: Tensor | None = None
@@ -121,9 +128,9 @@ class Learned:
 
     @classmethod
     def restored(
-        cls, state: Mapping[str, Tensor], config: CharmSettings, purchases: tuple[Tensor, ...]
+        cls, state: Mapping[str, Tensor], config: CharmSettings, of_the_data: Mapping[str, Any]
     ) -> Self:
-        """Return what :meth:`state` gave, with indptr, indices and buyers of the data.
+        """Return what :meth:`state` gave, with indptr, indices, buyers, kinds and dates.
 
         Raises
         ------
@@ -132,7 +139,9 @@ class Learned:
         """
         release = config.computation == "release"
         width = state["users"].shape[1]
-        estimator = Estimator("concat" if release else config.estimator, width)
+        estimator = Estimator(
+            "concat" if release else config.estimator, width, of_the_data["kinds"]
+        )
         weights = {
             name.removeprefix(_ESTIMATOR): value
             for name, value in state.items()
@@ -148,9 +157,8 @@ class Learned:
         wrong |= given - set(known)
         if wrong:
             raise KeyError(", ".join(sorted(wrong)))
-        indptr, indices, buyers = purchases
         estimator.to(fields["users"].device).requires_grad_(False)
-        return cls(config, estimator, indptr=indptr, indices=indices, buyers=buyers, **fields)
+        return cls(config, estimator, **of_the_data, **fields)
 
     # -- the ranking ---------------------------------------------------------------------
 
@@ -177,21 +185,32 @@ class Learned:
 
     # -- the evidence --------------------------------------------------------------------
 
-    def pairs(self, users: Tensor, items: Tensor, touches: Tensor) -> PairTensors:
+    def pairs(
+        self, users: Tensor, items: Tensor, behaviors: Tensor, since: Tensor | None = None
+    ) -> PairTensors:
         """Return the evidence of pairs, exact over all purchases of each user.
 
         Parameters
         ----------
         users, items
             int64, shape ``(n,)``.
-        touches
-            Auxiliary behaviors between the two as a share of all of them, shape ``(n,)``; read by
-            ``weight='frequency'``.
+        behaviors
+            Auxiliary behaviors between the two as bits, int64, shape ``(n,)``; read by
+            ``weight='frequency'`` and ``estimator='wide'``.
+        since
+            Date of the last touch of each pair, shape ``(n,)``; purchases before it give no
+            evidence. None looks at no date.
         """
         order = torch.argsort(users, stable=True)
-        users, items, touches = users[order], items[order], touches[order]
+        users, items, behaviors = users[order], items[order], behaviors[order]
+        moments = None if since is None else since[order]
         parts = [
-            self._block(users[part], items[part], touches[part])
+            self._block(
+                users[part],
+                items[part],
+                behaviors[part],
+                None if moments is None else moments[part],
+            )
             for part in competitor_blocks(self.indptr, users)
         ]
         if not parts:
@@ -201,10 +220,12 @@ class Learned:
         columns = zip(*(vars(part).values() for part in parts), strict=True)
         return PairTensors(*(torch.cat(column)[back] for column in columns))
 
-    def competitors(self, user: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def competitors(
+        self, user: Tensor, items: Tensor, since: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the purchases of one user, s of each for every item, and r of every item.
 
-        Shapes ``(m,)``, ``(n, m)`` and ``(n,)``.
+        Shapes ``(m,)``, ``(n, m)`` and ``(n,)``; ``since`` as in :meth:`pairs`.
         """
         users = user.expand(len(items))
         bought, _, _ = purchases_of(self.indptr, self.indices, user[None])
@@ -212,22 +233,28 @@ class Learned:
         explained = self.users.new_empty(len(items))
         for part in competitor_blocks(self.indptr, users):
             weights = self._attention(users[part], items[part])
-            found, rows, _, sizes = self._evidence(users[part], items[part], weights)
+            moments = None if since is None else since[part]
+            found, rows, _, sizes = self._evidence(users[part], items[part], weights, moments)
             evidence[part] = found.reshape(len(sizes), len(bought))
             explained[part] = self._pooled(found, rows, sizes)
         return bought, evidence, explained
 
-    def _block(self, users: Tensor, items: Tensor, touches: Tensor) -> PairTensors:
+    def _block(
+        self, users: Tensor, items: Tensor, behaviors: Tensor, since: Tensor | None
+    ) -> PairTensors:
         weights = self._attention(users, items)
-        evidence, rows, bought, sizes = self._evidence(users, items, weights)
+        evidence, rows, bought, sizes = self._evidence(users, items, weights, since)
         explained = self._pooled(evidence, rows, sizes)
         fits: Tensor = self.estimator(
-            self._intent(users, weights), self.virtual_action(users, items)
+            self._intent(users, weights),
+            self.virtual_action(users, items),
+            self.items[items],
+            behaviors,
         )
         score = fits - self.center
         confidence = torch.sigmoid(score / self.config.tau)
         if self.config.weight == "frequency":
-            confidence = touches.to(score.dtype)
+            confidence = bit_counts(behaviors, self.kinds).to(score.dtype) / max(self.kinds, 1)
         best = evidence.new_zeros(len(users)).scatter_reduce(
             0, rows, evidence, "amax", include_self=False
         )
@@ -237,6 +264,10 @@ class Learned:
         equal = evidence == best[rows]
         first.scatter_reduce_(0, rows[equal], places[equal], "amin")
         nobody = sizes == 0
+        if since is not None:
+            # Evidence is above 0 but for what was bought too early.
+            nobody = nobody | (best == 0)
+            first = torch.where(nobody, len(rows), first)
         filled = torch.cat([bought, bought.new_full((1,), -1)])
         return PairTensors(
             score,
@@ -248,7 +279,7 @@ class Learned:
         )
 
     def _evidence(
-        self, users: Tensor, items: Tensor, weights: Tensor | None
+        self, users: Tensor, items: Tensor, weights: Tensor | None, since: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return s, candidate and item of every purchase, and their number per candidate."""
         candidate, shift = self.projected[items], None
@@ -257,13 +288,17 @@ class Learned:
         elif self.config.sub_intent and len(self.shifts):
             shift = _mixed(self.shifts, users, weights)
             candidate = candidate + shift
-        cosine, rows, bought = grouped_cosines(
+        cosine, rows, places = grouped_cosines(
             candidate, shift, self.projected, self.indptr, self.indices, users
         )
+        bought = self.indices[places].long()
         sizes = self.indptr[users + 1].long() - self.indptr[users].long()
         if self.config.computation == "release":
             return (cosine - RELEASE_THRESHOLD).clamp_min(0), rows, bought, sizes
-        return substitution_evidence(cosine), rows, bought, sizes
+        evidence = substitution_evidence(cosine)
+        if since is not None and self.dates is not None:
+            evidence = evidence * (self.dates[places] >= since[rows])
+        return evidence, rows, bought, sizes
 
     def _pooled(self, evidence: Tensor, rows: Tensor, sizes: Tensor) -> Tensor:
         if self.config.computation == "release":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,7 +15,8 @@ from funnelrec.common.errors import CapabilityError, UsageError
 from funnelrec.common.numbers import checked_numbers
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
-from funnelrec.data.interactions import LongArray
+from funnelrec.data.interactions import Interactions, LongArray
+from funnelrec.data.touched import behavior_bits
 from funnelrec.evaluation.evidence import CompetitorTable, PairEvidence
 from funnelrec.evaluation.scoring import checked_users
 from funnelrec.models.base import Capabilities, register
@@ -114,7 +115,7 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
     def sampler(self, data: TrainingData) -> Sampler:
         """Return shuffled purchases with candidates, negatives and competitors."""
         config = self.config
-        auxiliary = [data.interactions[name] for name in data.auxiliary]
+        auxiliary = _auxiliary(data)
         if config.computation == "release":
             return TouchSampler(
                 data.purchases, auxiliary, batch_size=config.batch_size, seed=self.seed
@@ -130,26 +131,37 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
             own_edge=config.own_edge,
             hidden_share=config.hidden_share,
             shared=config.negatives,
+            least_batches=config.least_batches,
         )
 
-    def _adopt(self, network: CharmNetwork) -> None:
-        self._learned = network.learned(self._center(network))
+    def _adopt(self, network: CharmNetwork, data: TrainingData) -> None:
+        learned = network.learned(self._center(network, data))
+        self._learned = replace(learned, dates=self._dates(data))
 
-    def _center(self, network: CharmNetwork) -> Tensor | None:
-        """Return the log mean exp of mismatched scores over the purchases, if it is wanted."""
+    def _center(self, network: CharmNetwork, data: TrainingData) -> Tensor | None:
+        """Return the log mean exp of what Eq. 8 sets against purchases, if it is wanted."""
         if not self.config.center:
             return None
         views = network.encode()
-        half = views.graph.to_users
-        sizes = half.indptr.diff().long()
-        users = torch.repeat_interleave(torch.arange(len(sizes), device=self.device), sizes)
+        touched = self.config.permute == "touched"
+        pairs = data.touched if touched else data.purchases
+        auxiliary = _auxiliary(data)
+        keys = pairs.keys
+        if touched:
+            keys = keys[~data.purchases.contains(pairs.users, pairs.indices)]
+        if not keys.size:
+            return None
         rng = stream(self.seed, "center")
-        chosen = rng.permutation(len(users))[:_CENTER_PAIRS]
-        place = torch.from_numpy(chosen).to(self.device)
-        users, items = users[place], half.indices[place].long()
-        order = torch.from_numpy(rng.permutation(len(chosen))).to(self.device)
+        mine, theirs = np.divmod(keys[rng.permutation(len(keys))[:_CENTER_PAIRS]], pairs.n_items)
+        users, items, behaviors = (
+            torch.from_numpy(part).to(self.device)
+            for part in (mine, theirs, behavior_bits(auxiliary, mine, theirs))
+        )
         intent = network.intent(views, users, items[:, None])[:, 0]
-        return log_mean_exp(network.mismatched(views, users, items, intent, order))
+        if touched:
+            return log_mean_exp(network.fit_of(views, users, items, intent, behaviors))
+        order = torch.from_numpy(rng.permutation(len(mine))).to(self.device)
+        return log_mean_exp(network.mismatched(views, (users, items, behaviors), intent, order))
 
     def _score(self, users: Tensor) -> Tensor:
         return self._learned.score(users)
@@ -159,10 +171,13 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
 
     def _restore(self, state: Mapping[str, Tensor], data: TrainingData) -> None:
         bought = data.purchases
-        parts = (bought.indptr, bought.indices, bought.item_degrees)
-        purchases = tuple(torch.from_numpy(part.copy()).to(self.device) for part in parts)
+        parts = {"indptr": bought.indptr, "indices": bought.indices, "buyers": bought.item_degrees}
+        of_the_data: dict[str, Any] = {
+            name: torch.from_numpy(part.copy()).to(self.device) for name, part in parts.items()
+        }
+        of_the_data |= {"kinds": len(data.auxiliary), "dates": self._dates(data)}
         moved = {name: value.to(self.device) for name, value in state.items()}
-        self._learned = Learned.restored(moved, self.config, purchases)
+        self._learned = Learned.restored(moved, self.config, of_the_data)
 
     # -- evidence ------------------------------------------------------------------------
 
@@ -196,7 +211,8 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
             found = self._learned.pairs(
                 torch.from_numpy(mine).to(self.device),
                 torch.from_numpy(theirs).to(self.device),
-                torch.from_numpy(self._touches(mine, theirs)).to(self.device),
+                torch.from_numpy(behavior_bits(_auxiliary(data), mine, theirs)).to(self.device),
+                self._since(mine, theirs),
             )
         return PairEvidence(
             **{
@@ -205,15 +221,24 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
             }
         )
 
-    def _touches(self, users: LongArray, items: LongArray) -> npt.NDArray[np.float32]:
-        """Return the share of auxiliary behaviors between user and item, where it is read."""
-        counts = np.zeros(len(users), dtype=np.float32)
-        if self.config.weight != "frequency":
-            return counts
+    def _dates(self, data: TrainingData) -> Tensor | None:
+        """Return the last date of each purchase, where evidence looks at dates and has them."""
+        last = data.purchases.last
+        if not self.config.dated_evidence or last is None:
+            return None
+        return torch.from_numpy(last.copy()).to(self.device)
+
+    def _since(self, users: LongArray, items: LongArray) -> Tensor | None:
+        """Return the date of the last touch of each pair; the least number where there is none."""
         data = self.data
-        for name in data.auxiliary:
-            counts += data.interactions[name].contains(users, items)
-        return counts / np.float32(len(data.auxiliary))
+        if not self.config.dated_evidence or data.purchases.last is None:
+            return None
+        latest = np.full(len(users), np.iinfo(np.int64).min)
+        for part in _auxiliary(data):
+            place = part.places(users, items)
+            if part.last is not None and part.nnz:
+                latest = np.where(place >= 0, np.maximum(latest, part.last[place]), latest)
+        return torch.from_numpy(latest).to(self.device)
 
     def competitor_table(self, user: int, items: LongArray) -> CompetitorTable:
         """Return s of every purchase of one user against some candidates, and r.
@@ -237,7 +262,9 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
         theirs = checked_numbers(items, data.n_items, "item")
         with torch.no_grad():
             bought, evidence, explained = self._learned.competitors(
-                torch.tensor(number, device=self.device), torch.from_numpy(theirs).to(self.device)
+                torch.tensor(number, device=self.device),
+                torch.from_numpy(theirs).to(self.device),
+                self._since(np.full_like(theirs, number), theirs),
             )
         return CompetitorTable(
             theirs,
@@ -245,3 +272,7 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
             evidence.float().cpu().numpy(),
             explained.float().cpu().numpy(),
         )
+
+
+def _auxiliary(data: TrainingData) -> list[Interactions]:
+    return [data.interactions[name] for name in data.auxiliary]

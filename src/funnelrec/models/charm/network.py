@@ -20,6 +20,7 @@ from funnelrec.models.charm.stages import (
     Estimator,
     aggregate,
     attention,
+    bit_counts,
     competitor_blocks,
     competitor_cosines,
     preference,
@@ -112,7 +113,7 @@ class CharmNetwork(GradientNetwork):
                 table(dim, dim, "xavier", generator),
                 table(dim, dim, "xavier", generator),
             )
-        self.estimator = Estimator(config.estimator, dim, generator)
+        self.estimator = Estimator(config.estimator, dim, self._kinds, generator)
         graded = (
             config.weight_grad and self._weighs and config.weight in ("calibrated", "frequency")
         )
@@ -187,9 +188,15 @@ class CharmNetwork(GradientNetwork):
         """Return x = e_u * e_i of each pair (Eq. 4), shape ``(n, d)``."""
         return rows_of(views.users, users) * rows_of(views.items, items)
 
-    def estimate(self, intent: Tensor, action: Tensor) -> Tensor:
-        """Return f of each row (Eq. 7)."""
-        scores: Tensor = self.estimator(intent, action)
+    def estimate(
+        self,
+        intent: Tensor,
+        action: Tensor,
+        item: Tensor | None = None,
+        behaviors: Tensor | None = None,
+    ) -> Tensor:
+        """Return f of each row (Eq. 7); ``estimator='wide'`` reads e_i and behaviors, too."""
+        scores: Tensor = self.estimator(intent, action, item, behaviors)
         return scores
 
     def virtual_action(self, views: Views, users: Tensor, items: Tensor) -> Tensor:
@@ -218,7 +225,7 @@ class CharmNetwork(GradientNetwork):
         users: Tensor,
         items: Tensor,
         intent: Tensor,
-        touches: Tensor,
+        behaviors: Tensor,
         center: Tensor | None = None,
     ) -> Evidence:
         """Return what is known of candidates, over all purchases of their users (Eqs. 10 to 13).
@@ -231,17 +238,18 @@ class CharmNetwork(GradientNetwork):
             int64, shape ``(n,)``.
         intent
             z of each pair, shape ``(n, d)``.
-        touches
-            Auxiliary behaviors between the two, int64, shape ``(n,)``.
+        behaviors
+            Auxiliary behaviors between the two as bits, int64, shape ``(n,)``.
         center
             Log mean exp of mismatched scores, subtracted if ``center`` is set.
         """
         config = self.config
-        score = self.estimate(intent, self.virtual_action(views, users, items))
+        theirs = rows_of(views.items, items).detach()
+        score = self.estimate(intent, self.virtual_action(views, users, items), theirs, behaviors)
         if config.center and center is not None:
             score = score - center
         if config.weight == "frequency":
-            confidence = touches.to(score.dtype) / max(self._kinds, 1)
+            confidence = bit_counts(behaviors, self._kinds).to(score.dtype) / max(self._kinds, 1)
         else:
             confidence = torch.sigmoid(score / config.tau)
         explained = self._explained(views, users, items, intent)
@@ -337,16 +345,10 @@ class CharmNetwork(GradientNetwork):
         terms: dict[str, Tensor] = {}
         center = None
         if config.lambda_mi or config.center:
-            action = self.action(views, batch.users, batch.positives)
-            bought, seen = intent[:, 0], views
-            if config.mi_gradient == "estimator":
-                action, bought, seen = action.detach(), bought.detach(), views.detach()
-            joint = self.estimate(bought, action)
-            mismatched = self.mismatched(
-                seen, batch.users, batch.positives, bought, batch.permutation
-            )
-            center = log_mean_exp(mismatched.detach())
-            if config.lambda_mi:
+            joint, mismatched = self._information(views, batch, intent[:, 0], intent[:, middle])
+            center = log_mean_exp(mismatched.detach()) if len(mismatched) else None
+            # Without a touched purchase or without a candidate there is nothing to compare.
+            if config.lambda_mi and len(mismatched) and len(joint):
                 terms["mi"] = config.lambda_mi * donsker_varadhan(joint, mismatched)
         weight = self._weights(views, batch, intent[:, middle], center)
         if config.ordinal:
@@ -422,8 +424,45 @@ class CharmNetwork(GradientNetwork):
         mean = (weight.mean(dim=1) * present).sum() / present.sum().clamp_min(1)
         return weight * (self.config.lower_weight / mean.clamp_min(_LEAST_MEAN))
 
+    def _information(
+        self, views: Views, batch: OrdinalBatch, bought: Tensor, touched: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return f of the batch's purchases and of what is set against them (Eq. 8).
+
+        Parameters
+        ----------
+        bought, touched
+            z of the positives, shape ``(n, d)``, and of the candidates, shape ``(n, H, d)``.
+        """
+        if self.config.mi_gradient == "estimator":
+            views, bought, touched = views.detach(), bought.detach(), touched.detach()
+        users, items = batch.users, batch.positives
+        behaviors = batch.positive_behaviors
+        if self.config.permute == "touched":
+            rows = behaviors.nonzero()[:, 0]
+            joint = self.fit_of(views, users[rows], items[rows], bought[rows], behaviors[rows])
+            rows = batch.has_candidate.nonzero()[:, 0]
+            owners = users[rows].repeat_interleave(batch.candidates.shape[1])
+            others, intents = batch.candidates[rows].flatten(), touched[rows].flatten(end_dim=1)
+            behaviors = batch.behaviors[rows].flatten()
+            return joint, self.fit_of(views, owners, others, intents, behaviors)
+        joint = self.fit_of(views, users, items, bought, behaviors)
+        pairs = (users, items, behaviors)
+        return joint, self.mismatched(views, pairs, bought, batch.permutation)
+
+    def fit_of(
+        self, views: Views, users: Tensor, items: Tensor, intent: Tensor, behaviors: Tensor
+    ) -> Tensor:
+        """Return f of pairs as they stand, without a virtual purchase, shape ``(n,)``."""
+        action = self.action(views, users, items)
+        return self.estimate(intent, action, rows_of(views.items, items), behaviors)
+
     def mismatched(
-        self, views: Views, users: Tensor, items: Tensor, intent: Tensor, permutation: Tensor
+        self,
+        views: Views,
+        pairs: tuple[Tensor, Tensor, Tensor],
+        intent: Tensor,
+        permutation: Tensor,
     ) -> Tensor:
         """Return f of intents and actions that do not belong together (Eq. 8).
 
@@ -431,14 +470,16 @@ class CharmNetwork(GradientNetwork):
         ----------
         views
             From :meth:`encode`.
-        users, items, intent
-            Pairs and their z, shapes ``(n,)``, ``(n,)`` and ``(n, d)``.
+        pairs
+            Users, items and behaviors, shape ``(n,)`` each.
+        intent
+            z of the pairs, shape ``(n, d)``.
         permutation
             Of the n pairs.
         """
-        if self.config.permute == "item":
-            return self.estimate(intent, self.action(views, users, items[permutation]))
-        return self.estimate(intent, self.action(views, users, items)[permutation])
+        users, items, behaviors = pairs
+        owners = users if self.config.permute == "item" else users[permutation]
+        return self.fit_of(views, owners, items[permutation], intent, behaviors[permutation])
 
     def _weights(
         self, views: Views, batch: OrdinalBatch, intent: Tensor, center: Tensor | None
@@ -455,8 +496,8 @@ class CharmNetwork(GradientNetwork):
             rows = batch.has_candidate.nonzero()[:, 0]
             many = batch.candidates.shape[1]
             users, items = batch.users[rows].repeat_interleave(many), batch.candidates[rows]
-            z, touches = intent[rows].flatten(end_dim=1), batch.touches[rows].flatten()
-            found = self.evidence(views, users, items.flatten(), z, touches, center).weight
+            z, behaviors = intent[rows].flatten(end_dim=1), batch.behaviors[rows].flatten()
+            found = self.evidence(views, users, items.flatten(), z, behaviors, center).weight
             return weight.index_put((rows,), found.reshape(-1, many))
 
     def _squares(self, batch: OrdinalBatch) -> Tensor:
@@ -505,6 +546,7 @@ class CharmNetwork(GradientNetwork):
                 views.graph.to_users.indptr,
                 views.graph.to_users.indices,
                 views.graph.to_items.indptr.diff(),
+                self._kinds,
                 keys=keys,
                 queries=queries,
                 walk=walk,

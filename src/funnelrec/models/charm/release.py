@@ -58,7 +58,7 @@ class ReleasedCharmNetwork(CharmNetwork):
                 table(dim, dim, "xavier", generator),
                 table(dim, dim, "xavier", generator),
             )
-        self.estimator = Estimator("concat", dim, generator)
+        self.estimator = Estimator("concat", dim, generator=generator)
         self.substitute = table(dim, dim, "xavier", generator)
         self.substitute_bias = nn.Parameter(torch.zeros(dim))
 
@@ -147,6 +147,7 @@ class ReleasedCharmNetwork(CharmNetwork):
                 views.graph.to_users.indptr,
                 views.graph.to_users.indices,
                 views.graph.to_items.indptr.diff(),
+                self._kinds,
                 keys=keys,
                 queries=queries,
                 own=views.users @ self.project + self.project_bias,

@@ -63,10 +63,12 @@ class CharmSettings(GradientSettings):
         description="How auxiliary views become z: by attention to the item (Eq. 2), by their "
         "mean ('w/o Attn'), or not at all (z = 0).",
     )
-    estimator: Literal["mlp", "cosine"] = Field(
+    estimator: Literal["mlp", "cosine", "wide"] = Field(
         "mlp",
         description="f: an MLP on z * x, d -> d -> d -> 1 with GELU (the paper gives no shape; "
-        "this is the release's, narrowed to the printed input), or cos(z, x) ('w/o MI'). Its "
+        "this is the release's, narrowed to the printed input); cos(z, x) ('w/o MI'); or "
+        "('wide') the same MLP on z * e_i, x, e_i and which behaviors touched the pair. In "
+        "z * x = z * e_u * e_i the signs of e_u hide how far the intent agrees with the item. The "
         "last layer has no bias: Eq. 8 does not change with a constant added to f.",
     )
     tau: float = Field(0.3, gt=0, description="Temperature of the confidence (Eq. 11).")
@@ -81,10 +83,12 @@ class CharmSettings(GradientSettings):
         description="What Eq. 8 trains: everything, as Eq. 16 reads, or f alone, so that the "
         "bound measures the views without pulling them.",
     )
-    permute: Literal["vector", "item"] = Field(
+    permute: Literal["vector", "item", "touched"] = Field(
         "vector",
-        description="What the mismatched pairs of Eq. 8 swap: whole action vectors, as the text "
-        "says, or the item inside them, as the subscript reads.",
+        description="What the mismatched pairs of Eq. 8 are: whole action vectors swapped, as "
+        "the text says; the item inside them, as the subscript reads; or none: purchases that were "
+        "touched before against the touched, not bought candidates, each with its own z. Against "
+        "strangers f learns that a pair was touched, and all that it is ever asked about were.",
     )
     virtual: Virtual = Field(
         "degree",
@@ -117,6 +121,12 @@ class CharmSettings(GradientSettings):
         True,
         description="Project by W_S in Eq. 12. Without lambda_sub (and without weight_grad) "
         "nothing trains W_S: it stays as it was drawn.",
+    )
+    dated_evidence: bool = Field(
+        False,
+        description="Where the log has dates, let evidence on pairs (r and the competitor that is "
+        "named) come only from purchases no earlier than the user's last touch of the candidate: "
+        "what was bought before has not kept anybody from buying. The losses do not look at dates.",
     )
     lambda_sub: float = Field(0.2, ge=0, description="Weight of the substitution penalty (Eq. 14).")
     competitors: int = Field(
@@ -171,6 +181,12 @@ class CharmSettings(GradientSettings):
         "ranks these, so that training scores what the test scores: pairs the graph has not.",
     )
     hidden_share: float = Field(0.5, gt=0, lt=1, description="Share hidden by own_edge='split'.")
+    least_batches: int = Field(
+        1,
+        ge=1,
+        description="Batches that an epoch has at least, if there are as many positives: small "
+        "data is cut into smaller batches than batch_size, or it would see few steps.",
+    )
     l2: float = Field(
         1e-3,
         ge=0,
@@ -254,7 +270,13 @@ PRACTICAL: Mapping[str, Any] = MappingProxyType(
         "item_view": "all",
         "init": "normal",
         "intent_init": "identity",
+        "estimator": "wide",
         "mi_gradient": "estimator",
+        "permute": "touched",
+        "center": True,
+        "sub_intent": False,
+        "sub_projection": False,
+        "dated_evidence": True,
         "weight": "uniform",
         "pooling": "max",
         "competitors": 2,
@@ -263,6 +285,7 @@ PRACTICAL: Mapping[str, Any] = MappingProxyType(
         "upper_weight": 0.3,
         "direct_weight": 0.5,
         "own_edge": "split",
+        "least_batches": 8,
         "learning_rate": 5e-3,
         "weight_decay": 2e-4,
         "batch_size": 4096,

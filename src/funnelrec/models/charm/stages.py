@@ -185,27 +185,38 @@ def virtual_users(
     return added
 
 
+def bit_counts(bits: Tensor, behaviors: int) -> Tensor:
+    """Return how many of the lowest ``behaviors`` bits are set, int64, the shape of ``bits``."""
+    places = torch.arange(behaviors, device=bits.device)
+    return ((bits[..., None] >> places) & 1).sum(dim=-1)
+
+
 class Estimator(nn.Module):
     """f(z, x), a score of how well an action fits an intent (Eq. 7).
 
     Parameters
     ----------
     kind
-        ``mlp``: a network on z * x. ``cosine``: cos(z, x), nothing to learn. ``concat``: a
-        network on z, x and z * x side by side, as the release has it, whose last bias counts
-        because gradients pass the confidence there.
+        ``mlp``: a network on z * x. ``cosine``: cos(z, x), nothing to learn. ``wide``: a network
+        on z * e_i, x, e_i and the behaviors of the pair. ``concat``: one on z, x and z * x, as
+        the release has it, whose last bias counts because gradients pass the confidence there.
     dim
         d, the width of every layer.
+    behaviors
+        B, of ``kind='wide'``.
     generator
         Draws the weights, Xavier uniform; where they are loaded afterwards, any will do.
     """
 
-    def __init__(self, kind: str, dim: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, kind: str, dim: int, behaviors: int = 0, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         self.kind = kind
         if kind == "cosine":
             return
-        inputs = 3 * dim if kind == "concat" else dim
+        self.behaviors = behaviors
+        inputs = {"concat": 3 * dim, "wide": 3 * dim + behaviors}.get(kind, dim)
         drawn = torch.Generator() if generator is None else generator
         self.first = table(inputs, dim, "xavier", drawn)
         self.first_bias = nn.Parameter(torch.zeros(dim))
@@ -215,11 +226,37 @@ class Estimator(nn.Module):
         if kind == "concat":
             self.last_bias = nn.Parameter(torch.zeros(1))
 
-    def forward(self, intent: Tensor, action: Tensor) -> Tensor:
-        """Return f of each row: shapes ``(..., d)`` and ``(..., d)`` give ``(...)``."""
+    def forward(
+        self,
+        intent: Tensor,
+        action: Tensor,
+        item: Tensor | None = None,
+        behaviors: Tensor | None = None,
+    ) -> Tensor:
+        """Return f of each row: shapes ``(..., d)`` give ``(...)``.
+
+        Parameters
+        ----------
+        intent, action, item
+            z, x and e_i; shape ``(..., d)``.
+        behaviors
+            Auxiliary behaviors between user and item as bits, int64, shape ``(...)``.
+
+        Raises
+        ------
+        ValueError
+            If ``kind='wide'`` is not given items and behaviors.
+        """
         if self.kind == "cosine":
             return F.cosine_similarity(intent, action, dim=-1)
-        joint = intent * action
+        if self.kind == "wide":
+            if item is None or behaviors is None:
+                raise ValueError("kind='wide' reads items and behaviors, and one was not given")
+            places = torch.arange(self.behaviors, device=item.device)
+            seen = ((behaviors[..., None] >> places) & 1).to(item.dtype)
+            joint = torch.cat([intent * item, action, item, seen], dim=-1)
+        else:
+            joint = intent * action
         if self.kind == "concat":
             shape = joint.shape
             joint = torch.cat([intent.expand(shape), action.expand(shape), joint], dim=-1)
@@ -291,8 +328,8 @@ def grouped_cosines(
     Returns
     -------
     tuple of Tensor
-        Cosine, candidate and item of every candidate and competitor, shape ``(m,)`` each. The
-        competitors of a candidate stand together, in the order of ``indices``.
+        Cosine, candidate and place in ``indices`` of every candidate and competitor, shape
+        ``(m,)`` each. The competitors of a candidate stand together, in the order of ``indices``.
     """
     device = users.device
     numbers = torch.arange(len(users), device=device)
@@ -318,8 +355,8 @@ def grouped_cosines(
             continue
         column = torch.arange(longest, device=device)
         there = column < sizes[chosen][:, None]
-        bought = indices[torch.where(there, starts[chosen][:, None] + column, 0)].long()
-        other = projected[bought]
+        places = torch.where(there, starts[chosen][:, None] + column, 0)
+        other = projected[indices[places].long()]
         member = members[chosen]
         mine = shifted[member.clamp_min(0)]
         dots, squares = mine @ other.mT, other.square().sum(dim=-1)[:, None]
@@ -329,8 +366,8 @@ def grouped_cosines(
             squares = squares + 2 * (added @ other.mT) + added.square().sum(dim=-1, keepdim=True)
         real = (member >= 0)[:, :, None] & there[:, None]
         cosines = _ratio(dots, squares * mine.square().sum(dim=-1, keepdim=True))
-        pairs, items = member[:, :, None].expand_as(real), bought[:, None].expand_as(real)
-        found.append((cosines[real], pairs[real], items[real]))
+        pairs, bought = member[:, :, None].expand_as(real), places[:, None].expand_as(real)
+        found.append((cosines[real], pairs[real], bought[real]))
     if not found:
         none = users.new_empty(0)
         return shifted.new_empty(0), none, none
