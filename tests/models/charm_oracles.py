@@ -108,14 +108,30 @@ class Oracle:
         assert isinstance(total, Tensor)
         return total @ made.project
 
-    def f(self, z: Tensor, x: Tensor) -> Tensor:
+    def f(
+        self, z: Tensor, x: Tensor, pair: tuple[int, int], seen: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Return f of an intent and of the action vector of a pair.
+
+        'wide' looks at its item, too, and at the behaviors of the pair, or of ``seen``.
+        """
         if self.made.config.estimator == "cosine":
             return cosine(z, x)
-        e = self.made.estimator
-        hidden = gelu((z * x) @ e.first + e.first_bias)
+        e, joint = self.made.estimator, z * x
+        if self.made.config.estimator == "wide":
+            item = self.items[pair[1]]
+            if self.made.config.mi_gradient == "estimator":
+                item = item.detach()
+            joint = torch.cat([z * item, x, item, self.kinds(*(seen or pair))])
+        hidden = gelu(joint @ e.first + e.first_bias)
         hidden = gelu(hidden @ e.second + e.second_bias)
         result: Tensor = (hidden @ e.last)[0]
         return result
+
+    def kinds(self, u: int, i: int) -> Tensor:
+        """Return which auxiliary behaviors stand between the two, as zeros and ones."""
+        here = [bool(self.data.interactions[b].contains(u, i)) for b in self.data.auxiliary]
+        return torch.tensor(here, dtype=torch.float64)
 
     def x(self, u: int, i: int) -> Tensor:
         return self.users[u] * self.items[i]
@@ -144,14 +160,11 @@ class Oracle:
         return mine * theirs
 
     def h(self, u: int, i: int) -> Tensor:
-        return self.f(self.intent(u, i), self.virtual(u, i)) - self.center
+        return self.f(self.intent(u, i), self.virtual(u, i), (u, i)) - self.center
 
     def w(self, u: int, i: int) -> Tensor:
         if self.made.config.weight == "frequency":
-            kinds = sum(
-                bool(self.data.interactions[name].contains(u, i)) for name in self.data.auxiliary
-            )
-            return torch.tensor(kinds / len(self.data.auxiliary), dtype=torch.float64)
+            return self.kinds(u, i).mean()
         return sigmoid(self.h(u, i) / self.made.config.tau)
 
     def s(self, u: int, i: int, other: int) -> Tensor:
@@ -168,11 +181,23 @@ class Oracle:
         numbers: list[int] = self.bought[u].nonzero()[:, 0].tolist()
         return numbers
 
+    def evidence(self, u: int, i: int, other: int) -> Tensor:
+        """Return s, or 0 where the dates speak against it."""
+        s, bought = self.s(u, i, other), self.data.purchases
+        if not self.made.config.dated_evidence or bought.last is None:
+            return s
+        touched = [
+            int(part.last[part.places(u, i)])
+            for part in (self.data.interactions[name] for name in self.data.auxiliary)
+            if part.last is not None and part.contains(u, i)
+        ]
+        return s if bought.last[bought.places(u, other)] >= max(touched) else 0 * s
+
     def r(self, u: int, i: int) -> Tensor:
         how, others = self.made.config.pooling, self.purchases(u)
         if how == "none" or not others:
             return torch.zeros((), dtype=torch.float64)
-        evidence = [self.s(u, i, other) for other in others]
+        evidence = [self.evidence(u, i, other) for other in others]
         if how == "mean":
             return torch.stack(evidence).sum() / len(others)
         if how == "max":
@@ -213,20 +238,30 @@ def slow_terms(made: CharmNetwork, data: TrainingData, batch: OrdinalBatch) -> d
     n = len(users)
     terms: dict[str, Tensor] = {}
     pairs = list(zip(users, positives, strict=True))
-    seen_by_f = [(oracle.intent(u, i), oracle.x(u, i)) for u, i in pairs]
-    if config.mi_gradient == "estimator":
-        seen_by_f = [(z.detach(), x.detach()) for z, x in seen_by_f]
-    joint = torch.stack([oracle.f(z, x) for z, x in seen_by_f])
     order = batch.permutation.tolist()
-    mismatched = torch.stack([
-        oracle.f(
-            seen_by_f[k][0],
-            seen_by_f[order[k]][1]
-            if config.permute == "vector"
-            else oracle.x(u, positives[order[k]]),
-        )
-        for k, (u, _) in enumerate(pairs)
-    ])  # fmt: skip
+    right, given = pairs, [pairs[other] for other in order]
+    intents = [oracle.intent(u, i) for u, i in pairs]
+    swapped = given
+    if config.permute == "item":
+        swapped = [(u, other) for u, (_, other) in zip(users, given, strict=True)]
+    strangers = list(zip(intents, swapped, given, strict=True))
+    if config.permute == "touched":
+        right = [(u, i) for u, i in pairs if data.touched.contains(u, i)]
+        strangers = [
+            (oracle.intent(users[k], h), (users[k], h), (users[k], h))
+            for k in range(n)
+            if batch.has_candidate[k]
+            for h in candidates[k]
+        ]
+
+    def fit(z: Tensor, pair: tuple[int, int], seen: tuple[int, int]) -> Tensor:
+        x = oracle.x(*pair)
+        if config.mi_gradient == "estimator":
+            z, x = z.detach(), x.detach()
+        return oracle.f(z, x, pair, seen)
+
+    joint = torch.stack([fit(oracle.intent(*pair), pair, pair) for pair in right])
+    mismatched = torch.stack([fit(*stranger) for stranger in strangers])
     if config.lambda_mi:
         terms["mi"] = config.lambda_mi * (mismatched.exp().mean().log() - joint.mean())
     if config.center:

@@ -18,6 +18,7 @@ from funnelrec.common.errors import (
     UsageError,
 )
 from funnelrec.data.dataset import Dataset
+from funnelrec.data.touched import touched_not_bought
 from funnelrec.evaluation.evidence import EvidenceModel, PairEvidence
 from funnelrec.models import create_model
 from funnelrec.models.charm import Charm
@@ -51,6 +52,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "threshold": {"weight": "threshold", "threshold": 0.2},
     "frequency": {"weight": "frequency"},
     "centered": {"center": True},
+    "wide": {"estimator": "wide"},
+    "wide, against touched": {"estimator": "wide", "permute": "touched", "center": True},
 }
 
 
@@ -152,13 +155,66 @@ def test_the_constant_is_that_of_mismatched_purchases(tiny_dataset: Dataset) -> 
     rng = np.random.default_rng(0)
     with torch.no_grad():
         values = [
-            oracle.f(oracle.intent(u, i), oracle.x(*pairs[other])).item()
+            oracle.f(oracle.intent(u, i), oracle.x(*pairs[other]), pairs[other]).item()
             for (u, i), other in zip(pairs, rng.permutation(len(pairs)), strict=True)
         ]
     spread = float(np.std(values)) / len(values) ** 0.5
     expected = log_mean_exp(torch.tensor(values)).item()
     # Another permutation: equal up to its own standard error.
     assert constant.item() == pytest.approx(expected, abs=6 * spread + 1e-6)
+
+
+def test_the_constant_is_that_of_touched_pairs(tiny_dataset: Dataset) -> None:
+    model = grown(tiny_dataset, permute="touched", center=True)
+    oracle, data = twin(model, tiny_dataset), tiny_dataset.training
+    touched = data.touched
+    pairs = [
+        (u, i)
+        for u, i in zip(touched.users.tolist(), touched.items.tolist(), strict=True)
+        if not data.purchases.contains(u, i)
+    ]
+    with torch.no_grad():
+        values = [oracle.f(oracle.intent(u, i), oracle.x(u, i), (u, i)) for u, i in pairs]
+    close(model._learned.center, log_mean_exp(torch.stack(values)).item())
+
+
+@pytest.mark.parametrize("pooling", ["noisy_or", "max", "mean"])
+def test_what_was_bought_before_the_last_touch_explains_nothing(pooling: str) -> None:
+    dataset = random_dataset(3, dated=True)
+    options: dict[str, Any] = {"dated_evidence": True, "pooling": pooling, "sub_intent": False}
+    model = grown(dataset, **options)
+    data, oracle = dataset.training, twin(model, dataset)
+    blocks = list(touched_not_bought(data))
+    users = np.concatenate([block.users for block in blocks])[::7]
+    items = np.concatenate([block.items for block in blocks])[::7]
+    found = model.pair_evidence(users, items)
+    alone = 0
+    with torch.no_grad():
+        for place, (u, i) in enumerate(zip(users.tolist(), items.tolist(), strict=True)):
+            evidence = {o: oracle.evidence(u, i, o).item() for o in oracle.purchases(u)}
+            best = max(evidence.values(), default=0.0)
+            assert found.explained[place] == pytest.approx(oracle.r(u, i).item(), abs=2e-4)
+            assert found.competitor_evidence[place] == pytest.approx(best, abs=2e-4)
+            if best == 0:
+                alone += bool(evidence)
+                assert found.competitor[place] == -1
+            else:
+                chosen = evidence[int(found.competitor[place])]
+                assert chosen == pytest.approx(best, abs=2e-4)
+    assert 0 < alone < len(users)
+    user = int(users[0])
+    mine = items[users == user]
+    table = model.competitor_table(user, mine)
+    np.testing.assert_allclose(table.explained, found.explained[users == user], atol=1e-6)
+    blind = grown(dataset, **{**options, "dated_evidence": False}).pair_evidence(users, items)
+    assert (blind.competitor >= 0).sum() > (found.competitor >= 0).sum()
+    # Without dates there is nothing to look at.
+    undated = random_dataset(3)
+    one, other = (
+        grown(undated, **{**options, "dated_evidence": dated}).pair_evidence(users, items)
+        for dated in (True, False)
+    )
+    np.testing.assert_array_equal(one.explained, other.explained)
 
 
 def test_evidence_does_not_depend_on_order_company_or_blocks(
@@ -199,12 +255,12 @@ def test_groups_give_what_single_pairs_give(
     indptr, indices = (
         torch.from_numpy(part.copy()) for part in (data.purchases.indptr, data.purchases.indices)
     )
-    cosine, rows, bought = grouped_cosines(mine, given, projected, indptr, indices, users)
+    cosine, rows, places = grouped_cosines(mine, given, projected, indptr, indices, users)
     items, candidates, _ = purchases_of(indptr, indices, users)
     expected = competitor_cosines(mine, given, projected, items, candidates)
     order = torch.argsort(rows, stable=True)
     assert torch.equal(rows[order], candidates)
-    assert torch.equal(bought[order], items)
+    assert torch.equal(indices[places[order]].long(), items)
     torch.testing.assert_close(cosine[order], expected, rtol=1e-10, atol=1e-12)
 
 
@@ -340,7 +396,11 @@ def test_damaged_states_are_told(tiny_dataset: Dataset) -> None:
     model = charm(epochs=1).fit(tiny_dataset)
     state = model._state()
     assert {"users", "items", "keys", "queries", "estimator.first"} <= set(state)
-    purchases = tuple(torch.zeros(1) for _ in range(3))
+    purchases = {
+        **{name: torch.zeros(1) for name in ("indptr", "indices", "buyers")},
+        "kinds": 2,
+        "dates": None,
+    }
     for broken in (
         {name: part for name, part in state.items() if name != "items"},
         {**state, "else": torch.zeros(1)},

@@ -38,6 +38,17 @@ CASES: dict[str, dict[str, Any]] = {
     "three candidates": {"candidates": 3, "lower_weight": 0.8},
     "weighted steps": {"upper_weight": 0.3, "direct_weight": 0.4, "lower_weight": 1.5},
     "f alone": {"mi_gradient": "estimator"},
+    "f wide": {"estimator": "wide"},
+    "f wide, items permuted": {"estimator": "wide", "permute": "item"},
+    "f wide and alone, against touched": {
+        "estimator": "wide",
+        "permute": "touched",
+        "mi_gradient": "estimator",
+        "center": True,
+        "candidates": 2,
+        "batch_size": 1000,
+    },
+    "against touched, all trained": {"permute": "touched", "batch_size": 1000},
     "views of all behaviors": {"item_view": "all", "normalize_layers": True, "combine": "sum"},
     "views of purchases, normalised": {"normalize_layers": True},
     "weights with gradient": {"weight_grad": True},
@@ -249,7 +260,8 @@ def stages(made: CharmNetwork) -> dict[str, Tensor]:
     views, users, items = views_of(made)
     rows = [torch.randn(8, 4, generator=generator, dtype=torch.float64) for _ in range(2)]
     candidates, others = items[:, 0], torch.arange(20, 36).reshape(8, 2)
-    evidence = made.evidence(views, users, candidates, rows[0], torch.ones(8, dtype=torch.int64))
+    both = torch.full((8,), 2, dtype=torch.int64)
+    evidence = made.evidence(views, users, candidates, rows[0], both)
     gaps = torch.randn(8, 2, generator=generator, dtype=torch.float64)
     penalty = made.substitution(
         views,

@@ -21,7 +21,8 @@ NAMES = (
     "candidates",
     "negatives",
     "has_candidate",
-    "touches",
+    "behaviors",
+    "positive_behaviors",
     "competitors",
     "has_competitor",
 )
@@ -69,11 +70,14 @@ def test_every_part_comes_from_its_own_set(tiny_dataset: Dataset, negatives: Any
         in_seen += int(data.seen.contains(users, drawn["negatives"]).sum())
         assert data.purchases.contains(users[:, None], drawn["competitors"]).all()
         kinds = sum(
-            data.interactions[name].contains(beside, drawn["candidates"]).astype(int)
-            for name in data.auxiliary
+            data.interactions[name].contains(beside, drawn["candidates"]) * 2**place
+            for place, name in enumerate(data.auxiliary)
         )
-        assert (drawn["touches"] == kinds * there[:, None]).all()
-        assert set(drawn["touches"][there].ravel().tolist()) <= {1, 2}
+        assert (drawn["behaviors"] == kinds * there[:, None]).all()
+        assert drawn["behaviors"][there].any(axis=1).all()
+        for place, name in enumerate(data.auxiliary):
+            here = data.interactions[name].contains(users, drawn["positives"])
+            assert ((drawn["positive_behaviors"] >> place & 1) == here).all()
     assert (in_seen > 0) == (negatives == "unbought")
 
 
@@ -91,6 +95,18 @@ def test_an_epoch_takes_every_purchase_once_and_can_be_drawn_again(tiny_dataset:
         assert (first[name] == again[name]).all()
     assert (first["candidates"] != other["candidates"]).any()
     assert (epoch(sampler(tiny_dataset, seed=3))["users"] != first["users"]).any()
+
+
+def test_small_data_is_cut_into_the_batches_wanted(tiny_dataset: Dataset) -> None:
+    whole = sampler(tiny_dataset, batch_size=1000)
+    assert whole.n_batches == 1
+    cut = sampler(tiny_dataset, batch_size=1000, least_batches=7)
+    batches = list(cut.epoch(1))
+    assert len(batches) == cut.n_batches == 7
+    keys = [joined(part)["users"].tolist() for part in (batches, list(whole.epoch(1)))]
+    assert sorted(keys[0]) == sorted(keys[1])
+    # batch_size stays the most a batch may hold.
+    assert sampler(tiny_dataset, batch_size=16, least_batches=2).n_batches == -(-len(keys[0]) // 16)
 
 
 def test_draws_are_uniform() -> None:
@@ -173,7 +189,8 @@ def test_a_single_purchase_without_candidates() -> None:
         drawn = epoch(made)
         assert drawn["negatives"].tolist() == [0]
         assert drawn["has_candidate"].tolist() == [False]
-        assert drawn["touches"].tolist() == [[0]]
+        assert drawn["behaviors"].tolist() == [[0]]
+        assert drawn["positive_behaviors"].tolist() == [3]
         assert drawn["has_competitor"].tolist() == [own_edge == "keep"]
 
 

@@ -471,7 +471,7 @@ class CharmNetwork(GradientNetwork):
         views
             From :meth:`encode`.
         pairs
-            Users, items and behaviors, shape ``(n,)`` each.
+            Users, items and behaviors, shape ``(n,)`` each. Behaviors stay with their item.
         intent
             z of the pairs, shape ``(n, d)``.
         permutation
