@@ -277,7 +277,7 @@ PRACTICAL: Mapping[str, Any] = MappingProxyType(
         "sub_intent": False,
         "sub_projection": False,
         "dated_evidence": True,
-        "weight": "uniform",
+        "lower_weight": 1.0,
         "pooling": "max",
         "competitors": 2,
         "candidates": 4,
