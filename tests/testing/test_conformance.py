@@ -20,6 +20,7 @@ from funnelrec.common.config import Config
 from funnelrec.common.errors import CapabilityError, TrainingDivergedError
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import Dataset, TrainingData
+from funnelrec.data.histories import Histories
 from funnelrec.models import model_names, registry
 from funnelrec.models.base import Capabilities, FitOptions, Recommender
 from funnelrec.models.gradient import EmbeddingNetwork, EmbeddingRecommender, GradientSettings
@@ -107,6 +108,19 @@ class Factors(EmbeddingRecommender[GradientSettings]):
 
     def sampler(self, data: TrainingData) -> Sampler:
         return PairSampler(data.purchases, batch_size=self.config.batch_size, seed=self.seed)
+
+
+class PromisesFoldIn(Factors):
+    """Declares what it does not do."""
+
+    capabilities = Capabilities(trained_by_gradient=True, folds_in_new_users=True)
+
+
+class FoldsInByPlace(PromisesFoldIn):
+    """Scores a user by the row the user happens to have."""
+
+    def _fold_in(self, histories: Histories) -> Tensor:
+        return self._users[: len(histories)] @ self._items.T
 
 
 class Recency(Neighbors):
@@ -683,6 +697,8 @@ BROKEN: list[Broken] = [
     (RestoresHalf, "save_restore", "scores of the restored model"),
     (RestoresRounded, "save_restore", "scores of the restored model"),
     (Pickles, "save_restore", "no safetensors file"),
+    (PromisesFoldIn, "fold_in", "NotImplementedError"),
+    (FoldsInByPlace, "fold_in", "scores of the same events|a user folded in alone"),
     (RestoresAnything, "restore_refuses", "with other data must raise DataError"),
     (
         with_score(lambda m, u, s: s + 0.01 * torch.arange(s.shape[1])),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -330,30 +330,11 @@ class Dataset:
         safetensors file per matrix. An older data set at ``path`` is replaced; a folder with
         other content is refused.
         """
-        # safetensors.numpy imports without torch; kept local because only saving needs it.
-        from safetensors.numpy import save_file
-
         path = Path(path)
         training = self.training
         with atomic_folder(path, marker=MANIFEST) as folder:
-            training.user_ids.values.alias("user_id").to_frame().write_parquet(
-                folder / "users.parquet"
-            )
-            training.item_ids.values.alias("item_id").to_frame().write_parquet(
-                folder / "items.parquet"
-            )
-            for stem, part in self._parts().items():
-                arrays: dict[str, npt.NDArray[Any]] = {
-                    "indptr": part.indptr,
-                    "indices": part.indices,
-                    "counts": part.counts,
-                }
-                if part.first is not None and part.last is not None:
-                    arrays |= {"first": part.first, "last": part.last}
-                save_file(
-                    {name: np.ascontiguousarray(a) for name, a in arrays.items()},
-                    folder / f"{stem}.safetensors",
-                )
+            save_training(folder, training)
+            _save_pairs(folder / "test.safetensors", self.test)
             write_json(
                 folder / MANIFEST,
                 {
@@ -369,18 +350,7 @@ class Dataset:
         return path
 
     def _parts(self) -> dict[str, Interactions]:
-        # Numbered, because a behavior's name need not be a file name.
-        training = self.training
-        parts = {
-            f"behavior-{place}": training.interactions[name]
-            for place, name in enumerate(training.behaviors)
-        }
-        parts |= {
-            f"recent-{place}": training.recent[name]
-            for place, name in enumerate(training.behaviors)
-            if name in training.recent
-        }
-        return {**parts, "validation": training.validation, "test": self.test}
+        return {**training_parts(self.training), "test": self.test}
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -393,7 +363,6 @@ class Dataset:
             by a newer funnelrec.
         """
         from safetensors import SafetensorError
-        from safetensors.numpy import load_file
 
         path = Path(path)
         if not (path / MANIFEST).is_file():
@@ -416,35 +385,9 @@ class Dataset:
             stems = list(stored.pop("rows"))
             fingerprint = str(stored.pop("fingerprint"))
             manifest = Manifest.model_validate(stored)
-            parts = {}
-            for stem in stems:
-                arrays = load_file(path / f"{stem}.safetensors")
-                parts[stem] = Interactions(
-                    n_users=shape[0],
-                    n_items=shape[1],
-                    indptr=arrays["indptr"],
-                    indices=arrays["indices"],
-                    counts=arrays["counts"],
-                    first=arrays.get("first"),
-                    last=arrays.get("last"),
-                )
             dataset = cls(
-                training=TrainingData(
-                    behaviors=behaviors,
-                    target=target,
-                    interactions={
-                        name: parts[f"behavior-{place}"] for place, name in enumerate(behaviors)
-                    },
-                    validation=parts["validation"],
-                    user_ids=IdMap(pl.read_parquet(path / "users.parquet")["user_id"]),
-                    item_ids=IdMap(pl.read_parquet(path / "items.parquet")["item_id"]),
-                    recent={
-                        name: parts[f"recent-{place}"]
-                        for place, name in enumerate(behaviors)
-                        if f"recent-{place}" in parts
-                    },
-                ),
-                test=parts["test"],
+                training=load_training(path, behaviors, target, shape, stems),
+                test=_load_pairs(path / "test.safetensors", shape),
                 manifest=manifest,
             )
         except (
@@ -462,3 +405,97 @@ class Dataset:
                 f"{MANIFEST}. Prepare it again."
             )
         return dataset
+
+
+def training_parts(data: TrainingData) -> dict[str, Interactions]:
+    """Return the matrices of training data by the stem of the file that holds each."""
+    # Numbered, because a behavior's name need not be a file name.
+    parts = {
+        f"behavior-{place}": data.interactions[name] for place, name in enumerate(data.behaviors)
+    }
+    parts |= {
+        f"recent-{place}": data.recent[name]
+        for place, name in enumerate(data.behaviors)
+        if name in data.recent
+    }
+    return {**parts, "validation": data.validation}
+
+
+def save_training(folder: Path, data: TrainingData) -> None:
+    """Write identifiers as Parquet and every matrix as safetensors into an existing folder."""
+    data.user_ids.values.alias("user_id").to_frame().write_parquet(folder / "users.parquet")
+    data.item_ids.values.alias("item_id").to_frame().write_parquet(folder / "items.parquet")
+    for stem, part in training_parts(data).items():
+        _save_pairs(folder / f"{stem}.safetensors", part)
+
+
+def load_training(
+    folder: Path,
+    behaviors: tuple[str, ...],
+    target: str,
+    shape: tuple[int, int],
+    stems: Collection[str],
+) -> TrainingData:
+    """Return what :func:`save_training` wrote; nothing is executed.
+
+    Parameters
+    ----------
+    folder
+        Where it was written.
+    behaviors, target
+        Of the data.
+    shape
+        Users and items.
+    stems
+        The keys of :func:`training_parts`.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError, OSError, SafetensorError, PolarsError
+        If a file is missing or damaged.
+    """
+    parts = {
+        stem: _load_pairs(folder / f"{stem}.safetensors", shape) for stem in stems if stem != "test"
+    }
+    return TrainingData(
+        behaviors=behaviors,
+        target=target,
+        interactions={name: parts[f"behavior-{place}"] for place, name in enumerate(behaviors)},
+        validation=parts["validation"],
+        user_ids=IdMap(pl.read_parquet(folder / "users.parquet")["user_id"]),
+        item_ids=IdMap(pl.read_parquet(folder / "items.parquet")["item_id"]),
+        recent={
+            name: parts[f"recent-{place}"]
+            for place, name in enumerate(behaviors)
+            if f"recent-{place}" in parts
+        },
+    )
+
+
+def _save_pairs(path: Path, part: Interactions) -> None:
+    # safetensors.numpy imports without torch; kept local because only storage needs it.
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "indptr": part.indptr,
+        "indices": part.indices,
+        "counts": part.counts,
+    }
+    if part.first is not None and part.last is not None:
+        arrays |= {"first": part.first, "last": part.last}
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+
+
+def _load_pairs(path: Path, shape: tuple[int, int]) -> Interactions:
+    from safetensors.numpy import load_file
+
+    arrays = load_file(path)
+    return Interactions(
+        n_users=shape[0],
+        n_items=shape[1],
+        indptr=arrays["indptr"],
+        indices=arrays["indices"],
+        counts=arrays["counts"],
+        first=arrays.get("first"),
+        last=arrays.get("last"),
+    )

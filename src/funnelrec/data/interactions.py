@@ -177,6 +177,41 @@ class Interactions:
         """Return the items of one user, ascending."""
         return self.indices[self.indptr[user] : self.indptr[user + 1]]
 
+    def take(self, users: npt.ArrayLike) -> Interactions:
+        """Return the rows of the given users, in that order and as often as named.
+
+        Parameters
+        ----------
+        users
+            User numbers, shape ``(n,)``; -1 gives an empty row.
+
+        Returns
+        -------
+        Interactions
+            Of n users and the same items.
+
+        Examples
+        --------
+        >>> clicks = Interactions.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+        >>> clicks.take([1, -1, 0]).indices.tolist()
+        [1, 0, 2]
+        """
+        rows = np.asarray(users, dtype=np.int64)
+        there = np.maximum(rows, 0)
+        starts = self.indptr[there].astype(np.int64)
+        sizes = np.where(rows < 0, 0, self.indptr[there + 1] - starts)
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        place = np.arange(bounds[-1]) + np.repeat(starts - bounds[:-1], sizes)
+        return Interactions(
+            n_users=rows.size,
+            n_items=self.n_items,
+            indptr=bounds.astype(np.int32),
+            indices=self.indices[place],
+            counts=self.counts[place],
+            first=None if self.first is None else self.first[place],
+            last=None if self.last is None else self.last[place],
+        )
+
     def contains(self, users: npt.ArrayLike, items: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Return for each given pair whether it is here; shape of the inputs."""
         return np.asarray(self.places(users, items) >= 0)

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from funnelrec.common.errors import ConfigError, suggestion
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.interactions import Interactions
 
 
 def behavior_weights(data: TrainingData, weights: Mapping[str, float]) -> dict[str, float]:
@@ -65,13 +66,35 @@ def weighted_profiles(data: TrainingData, weights: Mapping[str, float]) -> sp.cs
     ConfigError
         As :func:`behavior_weights`.
     """
-    parts = {
-        name: data.interactions[name].matrix() * np.float32(weight)
-        for name, weight in behavior_weights(data, weights).items()
-    }
-    added = sum(parts.values(), sp.csr_array(data.shape, dtype=np.float32)).tocsr()
-    total = sp.csr_array((added.data, added.indices, added.indptr), shape=data.shape)
+    return weighted_sum(data.interactions, behavior_weights(data, weights))
+
+
+def weighted_sum(
+    interactions: Mapping[str, Interactions], weights: Mapping[str, float]
+) -> sp.csr_array:
+    """Return matrices of one shape added up by the weight of their behavior.
+
+    Parameters
+    ----------
+    interactions
+        Per behavior; at least one.
+    weights
+        Of every behavior in ``interactions``, as :func:`behavior_weights` gives them.
+
+    Returns
+    -------
+    scipy.sparse.csr_array
+        float32, sorted int32 indices, no stored zeros.
+    """
+    shape = next(iter(interactions.values())).shape
+    parts = [
+        part.matrix() * np.float32(weights[name])
+        for name, part in interactions.items()
+        if weights[name]
+    ]
+    added = sum(parts, sp.csr_array(shape, dtype=np.float32)).tocsr()
+    total = sp.csr_array((added.data, added.indices, added.indptr), shape=shape)
     total.sort_indices()
-    # A weight of 0, and one below the smallest float32, leave zeros, which are no pairs.
+    # A weight below the smallest float32 leaves zeros, which are no pairs.
     total.eliminate_zeros()
     return total

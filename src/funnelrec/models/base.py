@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,17 +32,21 @@ from funnelrec.common.errors import (
 from funnelrec.common.files import atomic_path
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import Dataset, TrainingData
+from funnelrec.data.histories import Histories
 from funnelrec.data.interactions import LongArray
 from funnelrec.evaluation.masking import masked_pairs, resolve_masks
 from funnelrec.evaluation.ranking import check_length, top_k
-from funnelrec.evaluation.scoring import checked_users
+from funnelrec.evaluation.scoring import Scorer, checked_users
+from funnelrec.models.folding import FoldedUsers
 from funnelrec.models.space import SearchSpace
 from funnelrec.training.progress import ProgressStyle
 
 ENTRY_POINTS = "funnelrec.models"
 _METADATA = "funnelrec"
 UnknownUsers = Literal["error", "skip"]
+UnknownItems = Literal["error", "skip"]
 UNKNOWN_USERS: tuple[UnknownUsers, ...] = get_args(UnknownUsers)
+UNKNOWN_ITEMS: tuple[UnknownItems, ...] = get_args(UnknownItems)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Capabilities:
     trained_by_gradient
         Has epochs, a loss and checkpoints.
     folds_in_new_users
-        Can recommend to users that were not in training.
+        Scores users by what they did, whether they were in training or not.
     uses_auxiliary
         Reads behaviors besides the target if there are any.
     """
@@ -96,8 +101,8 @@ class Recommender(ABC, Generic[SettingsT]):
 
     A subclass names its settings class as the type argument, sets ``name``, ``summary``,
     ``Settings`` and ``capabilities``, and implements :meth:`_fit`, :meth:`_score`,
-    :meth:`_state` and :meth:`_restore`. ``search_space`` says what a search may try for which
-    setting.
+    :meth:`_state` and :meth:`_restore`. One that declares ``folds_in_new_users`` implements
+    :meth:`_fold_in`, too. ``search_space`` says what a search may try for which setting.
 
     Parameters
     ----------
@@ -176,6 +181,52 @@ class Recommender(ABC, Generic[SettingsT]):
     @abstractmethod
     def _restore(self, state: Mapping[str, Tensor], data: TrainingData) -> None:
         """Take back what :meth:`_state` returned; ``data`` is what the model was fitted on."""
+
+    def _fold_in(self, histories: Histories) -> Tensor:
+        """Return the scores of all items for users by what they did.
+
+        Asked for only where ``capabilities.folds_in_new_users`` says so.
+
+        Parameters
+        ----------
+        histories
+            Of n users; a user whom training knows keeps what only training can know of him.
+
+        Returns
+        -------
+        Tensor
+            float32, shape ``(n, n_items)``, of the model's own to be changed.
+        """
+        raise NotImplementedError
+
+    def _similarity(self, item: int) -> Tensor | None:
+        """Return how like every item is to one, shape ``(n_items,)``, 0 for not at all.
+
+        None, as here, where the model compares no items.
+        """
+        return None
+
+    no_fold_in: ClassVar[str] = "it knows a user by a row of its own that only training can make"
+    """Why a model that does not fold users in cannot."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The behaviors of a history that decide its scores, weak to strong."""
+        data = self.data
+        return data.behaviors if self.capabilities.uses_auxiliary else (data.target,)
+
+    @classmethod
+    def check_folds_in(cls) -> None:
+        """Raise :class:`CapabilityError` if no model of this class folds users in."""
+        if not cls.capabilities.folds_in_new_users:
+            raise CapabilityError(
+                f"{cls.name} cannot recommend by a history: {cls.no_fold_in}; train it again "
+                "with these users, or use a model that folds users in, such as rmbrec."
+            )
+
+    def check_fold_in(self) -> None:
+        """Raise :class:`CapabilityError` if this model cannot fold users in."""
+        self.check_folds_in()
 
     def check(self, data: TrainingData) -> None:
         """Raise :class:`CapabilityError` if this model cannot work on ``data``."""
@@ -265,6 +316,8 @@ class Recommender(ABC, Generic[SettingsT]):
         k: int = 10,
         exclude: str | Sequence[str] = ("train-target", "validation"),
         unknown_users: UnknownUsers = "error",
+        history: Any = None,
+        unknown_items: UnknownItems = "error",
     ) -> pl.DataFrame:
         """Return the best k items of each user, in external identifiers.
 
@@ -282,6 +335,15 @@ class Recommender(ABC, Generic[SettingsT]):
         unknown_users
             ``error`` refuses identifiers that were not in the data set; ``skip`` leaves them
             out of the result.
+        history
+            Instead of ``users``: a log (path or frame with user_id, item_id, behavior) of users
+            that training never saw, or of newer events of users it knows, which are added to what
+            training has of them. Its users are scored by it, in the order they first come in. A
+            new user of whom no event tells the model anything gets what is bought most, and a
+            warning says how many did.
+        unknown_items
+            ``error`` refuses a history with items that training never had; ``skip`` goes on
+            without those events, and a warning says how many they are.
 
         Returns
         -------
@@ -291,27 +353,146 @@ class Recommender(ABC, Generic[SettingsT]):
         Raises
         ------
         UsageError
-            For an unknown user, a k below 1, an unknown exclusion or an unknown policy.
+            For an unknown user, item or behavior, a k below 1, an unknown exclusion or an unknown
+            policy.
+        CapabilityError
+            If a history is given to a model that cannot fold users in.
         """
         data = self.data
         check_length(k)
-        numbers = self._numbers(users, unknown_users)
-        if unknown_users not in UNKNOWN_USERS:
-            raise UsageError(
-                f"unknown_users must be one of {', '.join(UNKNOWN_USERS)}, got {unknown_users!r}."
-            )
-        masks = masked_pairs(resolve_masks(exclude, "test"), data)
-        items, scores = top_k(self, numbers, min(int(k), data.n_items), masks=masks)
+        for name, policy, known in (
+            ("unknown_users", unknown_users, UNKNOWN_USERS),
+            ("unknown_items", unknown_items, UNKNOWN_ITEMS),
+        ):
+            if policy not in known:
+                raise UsageError(f"{name} must be one of {', '.join(known)}, got {policy!r}.")
+        chosen = resolve_masks(exclude, "test")
+        scorer: Scorer = self
+        if history is not None:
+            if users is not None:
+                raise UsageError(
+                    "users and history must not be given both: the users of a history are those "
+                    "in it; leave users out."
+                )
+            folded = self._folded(history, unknown_items)
+            scorer, numbers, ids = folded, folded.numbers(), folded.histories.user_ids
+            masks = folded.excluded(chosen)
+        else:
+            numbers = self._numbers(users, unknown_users)
+            ids, masks = data.user_ids.decode(numbers), masked_pairs(chosen, data)
+        items, scores = top_k(scorer, numbers, min(int(k), data.n_items), masks=masks)
         kept = items >= 0
         row, place = np.nonzero(kept)
         return pl.DataFrame(
             {
-                USER: data.user_ids.decode(numbers[row]),
+                USER: ids.gather(row),
                 ITEM: data.item_ids.decode(items[kept]),
                 SCORE: scores[kept].astype(np.float32),
                 RANK: (place + 1).astype(np.int32),
             }
         )
+
+    def similar_items(self, item: Any, *, k: int = 10) -> pl.DataFrame:
+        """Return the items most like one item, in the measure of this model.
+
+        That is the cosine of embeddings, or what a model of item neighborhoods adds to an item's
+        score for the other one.
+
+        Parameters
+        ----------
+        item
+            External identifier.
+        k
+            Items at most, at least 1; none that is not like it at all.
+
+        Returns
+        -------
+        polars.DataFrame
+            Columns item_id, similarity, rank (from 1).
+
+        Raises
+        ------
+        CapabilityError
+            If the model compares no items.
+        UsageError
+            If the item is unknown or k is below 1.
+        """
+        data = self.data
+        check_length(k)
+        (number,) = data.item_ids.encode(pl.Series([item])).tolist()
+        if number < 0:
+            raise UsageError(f"item {item!r} is not in the data set; name another.")
+        with torch.no_grad():
+            found = self._similarity(number)
+        if found is None:
+            raise CapabilityError(
+                f"{self.name} compares no items with each other; use a model that does, such as "
+                "itemknn, lightgcn or rmbrec."
+            )
+        found = found.clone()
+        found[number] = -torch.inf
+        best, places = torch.topk(found, min(int(k), data.n_items))
+        kept = best > 0
+        return pl.DataFrame(
+            {
+                ITEM: data.item_ids.decode(places[kept].cpu().numpy()),
+                "similarity": best[kept].float().cpu().numpy(),
+                RANK: np.arange(1, int(kept.sum()) + 1, dtype=np.int32),
+            }
+        )
+
+    def fold_in(self, history: Any) -> FoldedUsers:
+        """Return users folded in by what they did: a scorer that the evaluation ranks, too.
+
+        Parameters
+        ----------
+        history
+            :class:`funnelrec.data.histories.Histories`, or what it reads.
+
+        Returns
+        -------
+        FoldedUsers
+            Its ``histories.unknown_items`` are the events that could not be used, its ``cold`` the
+            users of whom nothing is known.
+
+        Raises
+        ------
+        CapabilityError
+            If the model cannot fold users in; nothing has been read then.
+        DataError
+            As :meth:`funnelrec.data.histories.Histories.read` does.
+        """
+        data = self.data
+        self.check_fold_in()
+        histories = history if isinstance(history, Histories) else Histories.read(history, data)
+        return FoldedUsers(
+            histories,
+            target=data.target,
+            reads=self.reads,
+            score=self._fold_in,
+            popularity=torch.from_numpy(data.purchases.item_degrees.astype(np.float32)),
+        )
+
+    def _folded(self, history: Any, policy: UnknownItems) -> FoldedUsers:
+        """Return the users of a history; what cannot be used of it is an error or a warning."""
+        folded = self.fold_in(history)
+        lost = folded.histories.unknown_items
+        if lost.height:
+            names = lost[ITEM].unique(maintain_order=True)
+            said = (
+                f"{lost.height} events of the history are on {len(names)} items that were not in "
+                f"the data set, for example {names.head(5).to_list()}"
+            )
+            if policy == "error":
+                raise UsageError(f"{said}; leave them out, or ask with unknown_items='skip'.")
+            warnings.warn(f"{said}; they were left out.", stacklevel=3)
+        if folded.cold.any():
+            warnings.warn(
+                f"{int(folded.cold.sum())} users of the history have no event that {self.name} "
+                f"learns from ({', '.join(self.reads)}); they get what is bought most.",
+                stacklevel=3,
+            )
+        return folded
 
     def _numbers(self, users: Iterable[Any] | pl.Series | None, policy: UnknownUsers) -> LongArray:
         if users is None:

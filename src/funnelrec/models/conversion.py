@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from pydantic import Field
@@ -13,8 +14,12 @@ from torch import Tensor
 
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.histories import Histories
+from funnelrec.data.interactions import Interactions
 from funnelrec.models.base import Capabilities, FitOptions, Recommender, register
 from funnelrec.models.space import Choice, Range, SearchSpace
+
+Rates = npt.NDArray[np.float64]
 
 _LEAST_RATE = 1e-12
 
@@ -54,12 +59,15 @@ class Conversion(Recommender[ConversionSettings]):
     summary = "Touched items by smoothed conversion rate, then popular ones."
     reference = "-"
     Settings: ClassVar[type[Config]] = ConversionSettings
-    capabilities: ClassVar[Capabilities] = Capabilities(needs_auxiliary=True, uses_auxiliary=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        needs_auxiliary=True, folds_in_new_users=True, uses_auxiliary=True
+    )
     search_space: ClassVar[SearchSpace] = {
         "smoothing": Range(0.3, 300.0, log=True),
         "combine": Choice("noisy-or", "sum", "max"),
     }
 
+    _rates: Mapping[str, Rates] | None
     _popularity: Tensor
     _indptr: Tensor
     _indices: Tensor
@@ -68,24 +76,31 @@ class Conversion(Recommender[ConversionSettings]):
     def _fit(self, data: TrainingData, options: FitOptions) -> None:
         purchases = data.purchases.item_degrees.astype(np.float32)
         self._popularity = torch.from_numpy(purchases / (purchases.max() + 1)).to(self.device)
-        evidence = sp.csr_array(data.shape, dtype=np.float64)
-        for name in data.auxiliary:
-            rates = conversion_rates(data, name, self.config.smoothing)
-            pairs = data.interactions[name]
+        self._rates = None
+        evidence = self._evidence(data.interactions, _rates(data, self.config.smoothing))
+        self._indptr = torch.from_numpy(evidence.indptr.astype(np.int64)).to(self.device)
+        self._indices = torch.from_numpy(evidence.indices.astype(np.int32)).to(self.device)
+        self._values = torch.from_numpy(evidence.data.astype(np.float32)).to(self.device)
+
+    def _evidence(
+        self, interactions: Mapping[str, Interactions], rates: Mapping[str, Rates]
+    ) -> sp.csr_array:
+        """Return s of every touched pair, one row a user."""
+        shape = next(iter(interactions.values())).shape
+        evidence = sp.csr_array(shape, dtype=np.float64)
+        for name, of_items in rates.items():
+            pairs = interactions[name]
             # A zero would be dropped by the sparse sums below, and the pair was touched.
-            values = np.maximum(rates[pairs.indices], _LEAST_RATE)
+            values = np.maximum(of_items[pairs.indices], _LEAST_RATE)
             if self.config.combine == "noisy-or":
                 values = -np.log1p(-np.minimum(values, 1 - 1e-9))
-            part = sp.csr_array((values, pairs.indices, pairs.indptr), shape=data.shape)
+            part = sp.csr_array((values, pairs.indices, pairs.indptr), shape=shape)
             evidence = evidence.maximum(part) if self.config.combine == "max" else evidence + part
         evidence = evidence.tocsr()
         evidence.sort_indices()
-        values = evidence.data
         if self.config.combine == "noisy-or":
-            values = -np.expm1(-values)
-        self._indptr = torch.from_numpy(evidence.indptr.astype(np.int64)).to(self.device)
-        self._indices = torch.from_numpy(evidence.indices.astype(np.int32)).to(self.device)
-        self._values = torch.from_numpy(values.astype(np.float32)).to(self.device)
+            evidence.data = -np.expm1(-evidence.data)
+        return evidence
 
     def _score(self, users: Tensor) -> Tensor:
         block = self._popularity.expand(len(users), -1).clone()
@@ -95,6 +110,22 @@ class Conversion(Recommender[ConversionSettings]):
         first = torch.repeat_interleave(starts - (sizes.cumsum(0) - sizes), sizes)
         place = first + torch.arange(len(rows), device=self.device)
         block[rows, self._indices[place].long()] = 1 + self._values[place]
+        return block
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The auxiliary behaviors."""
+        return self.data.auxiliary
+
+    def _fold_in(self, histories: Histories) -> Tensor:
+        if self._rates is None:
+            self._rates = _rates(self.data, self.config.smoothing)
+        found = self._evidence(histories.interactions, self._rates)
+        block = self._popularity.repeat(len(histories), 1)
+        rows = np.repeat(np.arange(len(histories)), np.diff(found.indptr))
+        places = (torch.from_numpy(rows), torch.from_numpy(found.indices.astype(np.int64)))
+        values = torch.from_numpy(found.data.astype(np.float32))
+        block[places[0].to(self.device), places[1].to(self.device)] = 1 + values.to(self.device)
         return block
 
     def _state(self) -> dict[str, Tensor]:
@@ -109,11 +140,14 @@ class Conversion(Recommender[ConversionSettings]):
         moved = {name: value.to(self.device) for name, value in state.items()}
         self._popularity, self._indptr = moved["popularity"], moved["indptr"]
         self._indices, self._values = moved["indices"], moved["values"]
+        self._rates = None
 
 
-def conversion_rates(
-    data: TrainingData, behavior: str, smoothing: float
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _rates(data: TrainingData, smoothing: float) -> dict[str, Rates]:
+    return {name: conversion_rates(data, name, smoothing) for name in data.auxiliary}
+
+
+def conversion_rates(data: TrainingData, behavior: str, smoothing: float) -> Rates:
     """Return the smoothed share of users who did ``behavior`` on an item and then own it.
 
     float64, shape ``(n_items,)``, each in [0, 1].

@@ -18,6 +18,7 @@ from torch import Tensor
 from funnelrec.common.config import Config
 from funnelrec.common.errors import CapabilityError, ConfigError
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.histories import Histories
 from funnelrec.graph.neighbors import product_blocks
 from funnelrec.models.base import Capabilities, FitOptions, register
 from funnelrec.models.space import PerAuxiliary, Range, SearchSpace
@@ -86,7 +87,9 @@ class EASE(WeightedRecommender[EASESettings]):
     summary = "Linear item-item model in closed form, over weighted behaviors."
     reference = "Steck, WWW 2019"
     Settings: ClassVar[type[Config]] = EASESettings
-    capabilities: ClassVar[Capabilities] = Capabilities(uses_auxiliary=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        folds_in_new_users=True, uses_auxiliary=True
+    )
     search_space: ClassVar[SearchSpace] = {
         "l2": Range(1.0, 3000.0, log=True),
         "own": Range(0.0, 1.0),
@@ -127,7 +130,15 @@ class EASE(WeightedRecommender[EASESettings]):
         self._weights = torch.from_numpy(matrix).to(self.device)
 
     def _score(self, users: Tensor) -> Tensor:
-        rows = self._profiles[users.cpu().numpy()]
+        return self._rebuilt(self._profiles[users.cpu().numpy()])
+
+    def _fold_in(self, histories: Histories) -> Tensor:
+        return self._rebuilt(self.profiles_of(histories))
+
+    def _similarity(self, item: int) -> Tensor:
+        return self._weights[item]
+
+    def _rebuilt(self, rows: sp.csr_array) -> Tensor:
         if not rows.nnz:
             return torch.zeros(rows.shape, device=self.device)
         indices, indptr = (

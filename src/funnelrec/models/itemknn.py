@@ -63,7 +63,9 @@ class ItemKNN(SparseSimilarityRecommender[ItemKNNSettings]):
     summary = "Items similar to what the user did, by shrunk cosine over weighted behaviors."
     reference = "Sarwar et al., WWW 2001"
     Settings: ClassVar[type[Config]] = ItemKNNSettings
-    capabilities: ClassVar[Capabilities] = Capabilities(uses_auxiliary=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        folds_in_new_users=True, uses_auxiliary=True
+    )
     search_space: ClassVar[SearchSpace] = {
         "neighbors": Range(10, 2000, log=True),
         "shrinkage": Range(0.1, 300.0, log=True),

@@ -11,16 +11,12 @@ from torch import Tensor
 
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
+from funnelrec.graph.adjacency import Adjacency
+from funnelrec.graph.folding import FrozenItems
 from funnelrec.graph.propagation import propagate
 from funnelrec.models.base import register
-from funnelrec.models.gradient import (
-    EmbeddingRecommender,
-    Graphs,
-    Init,
-    TableNetwork,
-    bpr_of_rows,
-    triple_rows,
-)
+from funnelrec.models.gradient import Graphs, Init, TableNetwork, bpr_of_rows, triple_rows
+from funnelrec.models.propagated import PropagatedRecommender
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.models.substitution import (
     SubstitutionPenalty,
@@ -68,7 +64,7 @@ class LightGCNNetwork(TableNetwork):
 
 
 @register
-class LightGCN(EmbeddingRecommender[LightGCNSettings]):
+class LightGCN(PropagatedRecommender[LightGCNSettings]):
     r"""LightGCN on the target behavior alone.
 
     .. math:: E^{(k+1)} = D^{-1/2} A D^{-1/2} E^{(k)}, \qquad
@@ -98,6 +94,10 @@ class LightGCN(EmbeddingRecommender[LightGCNSettings]):
         "paper": {"init": "xavier", "batch_size": 1024, "epochs": 1000},
         "release": {"init": "normal", "batch_size": 2048, "epochs": 1000},
     }
+
+    def frozen(self, graph: Adjacency, users: Tensor, items: Tensor) -> FrozenItems:
+        """Return the item side of the purchase graph."""
+        return FrozenItems.of(graph, users, items, layers=self.config.layers)
 
     def network(self, data: TrainingData, generator: torch.Generator) -> LightGCNNetwork:
         """Return a freshly drawn table over the purchase graph."""

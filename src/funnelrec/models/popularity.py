@@ -10,6 +10,7 @@ from torch import Tensor
 
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.histories import Histories
 from funnelrec.models.base import Capabilities, FitOptions, Recommender, register
 
 
@@ -30,7 +31,7 @@ class Popularity(Recommender[PopularitySettings]):
     summary = "Most purchased items, the same for everybody."
     reference = "-"
     Settings: ClassVar[type[Config]] = PopularitySettings
-    capabilities: ClassVar[Capabilities] = Capabilities()
+    capabilities: ClassVar[Capabilities] = Capabilities(folds_in_new_users=True)
 
     _items: Tensor
 
@@ -41,6 +42,14 @@ class Popularity(Recommender[PopularitySettings]):
 
     def _score(self, users: Tensor) -> Tensor:
         return self._items.expand(len(users), -1).clone()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """No behavior: everybody has the same scores."""
+        return ()
+
+    def _fold_in(self, histories: Histories) -> Tensor:
+        return self._items.expand(len(histories), -1).clone()
 
     def _state(self) -> dict[str, Tensor]:
         return {"items": self._items}

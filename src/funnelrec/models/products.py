@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from funnelrec.data.dataset import TrainingData
@@ -36,6 +37,9 @@ class ProductRecommender(Recommender[SettingsT]):
 
     def _score(self, users: Tensor) -> Tensor:
         return self._users[users] @ self._items.T
+
+    def _similarity(self, item: int) -> Tensor:
+        return torch.cosine_similarity(self._items, self._items[item][None])
 
     def _state(self) -> dict[str, Tensor]:
         return {"users": self._users, "items": self._items}

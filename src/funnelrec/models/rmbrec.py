@@ -12,14 +12,12 @@ from torch import Tensor, nn
 
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
+from funnelrec.graph.adjacency import Adjacency
+from funnelrec.graph.folding import FrozenItems
 from funnelrec.graph.propagation import Combination, propagate
 from funnelrec.models.base import Capabilities, FitOptions, register
-from funnelrec.models.gradient import (
-    EmbeddingRecommender,
-    Graphs,
-    Init,
-    TableNetwork,
-)
+from funnelrec.models.gradient import Graphs, Init, TableNetwork
+from funnelrec.models.propagated import PropagatedRecommender
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.models.substitution import (
     SubstitutionPenalty,
@@ -291,7 +289,7 @@ def _rows(stacked: Tensor, numbers: Tensor) -> Tensor:
 
 
 @register
-class RMBRec(EmbeddingRecommender[RMBRecSettings]):
+class RMBRec(PropagatedRecommender[RMBRecSettings]):
     r"""RMBRec: one LightGCN per behavior over shared embeddings, and two regularisers.
 
     With behaviors B (target t), tables :math:`Z_u` of shape (M, d) and :math:`Z_i` of shape
@@ -325,7 +323,10 @@ class RMBRec(EmbeddingRecommender[RMBRecSettings]):
     reference = "Cai et al., WWW 2026"
     Settings: ClassVar[type[Config]] = RMBRecSettings
     capabilities: ClassVar[Capabilities] = Capabilities(
-        needs_auxiliary=True, trained_by_gradient=True, uses_auxiliary=True
+        needs_auxiliary=True,
+        trained_by_gradient=True,
+        folds_in_new_users=True,
+        uses_auxiliary=True,
     )
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": Range(5e-4, 5e-3, log=True),
@@ -357,6 +358,24 @@ class RMBRec(EmbeddingRecommender[RMBRecSettings]):
 
     def _fit(self, data: TrainingData, options: FitOptions) -> None:
         super()._fit(data.without(*self.config.without), options)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The auxiliary behaviors that were not removed, and the target."""
+        data = self.data.without(*self.config.without)
+        return (*data.auxiliary, data.target)
+
+    def frozen(self, graph: Adjacency, users: Tensor, items: Tensor) -> FrozenItems:
+        """Return the item side of one behavior's view."""
+        config = self.config
+        return FrozenItems.of(
+            graph,
+            users,
+            items,
+            layers=config.layers,
+            combine=config.combine,
+            normalize_layers=config.normalize_layers,
+        )
 
     def network(self, data: TrainingData, generator: torch.Generator) -> RMBRecNetwork:
         """Return freshly drawn tables over one graph per behavior."""

@@ -64,7 +64,9 @@ class RP3Beta(SparseSimilarityRecommender[RP3BetaSettings]):
     summary = "Random walks of three steps over weighted behaviors, popular items held back."
     reference = "Paudel et al., TiiS 2017"
     Settings: ClassVar[type[Config]] = RP3BetaSettings
-    capabilities: ClassVar[Capabilities] = Capabilities(uses_auxiliary=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        folds_in_new_users=True, uses_auxiliary=True
+    )
     search_space: ClassVar[SearchSpace] = {
         "alpha": Range(0.3, 2.0),
         "beta": Range(0.0, 1.0),

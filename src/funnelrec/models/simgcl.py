@@ -13,10 +13,11 @@ from torch import Tensor
 from funnelrec.common.config import Config
 from funnelrec.common.random import derived_seed
 from funnelrec.data.dataset import TrainingData
+from funnelrec.graph.adjacency import Adjacency
+from funnelrec.graph.folding import FrozenItems
 from funnelrec.graph.propagation import propagate, row_normalize, sparse_product
 from funnelrec.models.base import register
 from funnelrec.models.gradient import (
-    EmbeddingRecommender,
     GradientSettings,
     Graphs,
     Init,
@@ -24,6 +25,7 @@ from funnelrec.models.gradient import (
     bpr_of_rows,
     triple_rows,
 )
+from funnelrec.models.propagated import PropagatedRecommender
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.objectives.contrastive import info_nce
 from funnelrec.objectives.regularization import l2_of_rows
@@ -172,7 +174,7 @@ class SimGCLNetwork(TableNetwork):
 
 
 @register
-class SimGCL(EmbeddingRecommender[SimGCLSettings]):
+class SimGCL(PropagatedRecommender[SimGCLSettings]):
     r"""SimGCL on the target behavior alone.
 
     With :math:`\hat A` as in LightGCN, the clean encoder averages layers 1 to K; a view v of two
@@ -215,6 +217,11 @@ class SimGCL(EmbeddingRecommender[SimGCLSettings]):
         "cl_weight": Range(0.01, 1.0, log=True),
         "eps": Range(0.03, 0.3, log=True),
     }
+
+    def frozen(self, graph: Adjacency, users: Tensor, items: Tensor) -> FrozenItems:
+        """Return the item side of the purchase graph, layer 0 of users left out."""
+        layers = self.config.layers
+        return FrozenItems.of(graph, users, items, layers=layers, combine="mean of later")
 
     def network(self, data: TrainingData, generator: torch.Generator) -> SimGCLNetwork:
         """Return a freshly drawn table over the purchase graph."""

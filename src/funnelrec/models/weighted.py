@@ -15,7 +15,8 @@ from torch import Tensor
 
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
-from funnelrec.data.profiles import behavior_weights, weighted_profiles
+from funnelrec.data.histories import Histories
+from funnelrec.data.profiles import behavior_weights, weighted_profiles, weighted_sum
 from funnelrec.models.base import FitOptions, Recommender
 
 Weights = Annotated[
@@ -46,9 +47,20 @@ class WeightedRecommender(Recommender[WeightedT]):
         super().check(data)
         behavior_weights(data, self.config.weights)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The behaviors with a weight above 0."""
+        weights = behavior_weights(self.data, self.config.weights)
+        return tuple(name for name, weight in weights.items() if weight)
+
     def profiles(self, data: TrainingData) -> sp.csr_array:
         """Return the weighted sum of the behaviors, float32, shape ``(n_users, n_items)``."""
         return weighted_profiles(data, self.config.weights)
+
+    def profiles_of(self, histories: Histories) -> sp.csr_array:
+        """Return the weighted sum of behaviors of histories, shape ``(n, n_items)``."""
+        weights = behavior_weights(self.data, self.config.weights)
+        return weighted_sum(histories.interactions, weights)
 
 
 class SparseSimilarityRecommender(WeightedRecommender[WeightedT]):
@@ -75,7 +87,19 @@ class SparseSimilarityRecommender(WeightedRecommender[WeightedT]):
         self._profiles = self.weighed(profiles)
 
     def _score(self, users: Tensor) -> Tensor:
-        product = (self._profiles[users.cpu().numpy()] @ self._similar).tocsr()
+        return self._votes(self._profiles[users.cpu().numpy()])
+
+    def _fold_in(self, histories: Histories) -> Tensor:
+        return self._votes(self.weighed(self.profiles_of(histories)))
+
+    def _similarity(self, item: int) -> Tensor:
+        row = self._similar[[item]].tocsr()
+        found = torch.zeros(row.shape[1])
+        found.numpy()[row.indices] = row.data
+        return found.to(self.device)
+
+    def _votes(self, profiles: sp.csr_array) -> Tensor:
+        product = (profiles @ self._similar).tocsr()
         block = torch.zeros(product.shape)
         rows = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
         block.numpy()[rows, product.indices] = product.data

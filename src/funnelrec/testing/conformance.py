@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from funnelrec.common.columns import ITEM, RANK, SCORE, USER
+from funnelrec.common.columns import BEHAVIOR, ITEM, RANK, SCORE, USER
 from funnelrec.common.config import Config
 from funnelrec.common.errors import (
     CapabilityError,
@@ -907,6 +907,40 @@ def _check_recommend_users(subject: _Subject) -> None:
         _refused(partial(model.recommend, k=k), UsageError, f"recommend(k={k})")
 
 
+@_rule(
+    "A history is scored alike in any order, with other users or alone; a model that does not fold "
+    "users in refuses it before any work"
+)
+def _check_fold_in(subject: _Subject) -> None:
+    data = subject.data()
+    model = subject.fitted(data)
+    if not subject.capabilities.folds_in_new_users:
+        # Nothing of this can be read, so a refusal comes before any reading.
+        _refused(
+            lambda: model.recommend(history=object()), CapabilityError, "recommend(history=...)"
+        )
+        return
+    training = data.training
+    parts = []
+    for name, pairs in training.interactions.items():
+        rows = pairs.take(np.arange(8))
+        columns = {
+            USER: pl.Series(rows.users, dtype=pl.Int64),
+            ITEM: training.item_ids.decode(rows.indices),
+        }
+        parts.append(pl.DataFrame(columns).with_columns(pl.lit(name).alias(BEHAVIOR)))
+    events = pl.concat(parts).with_columns(pl.format("somebody {}", USER).alias(USER))
+    folded = model.fold_in(events)
+    block = folded.score(np.arange(folded.n_users))
+    _sound_block(model, block, folded.n_users, "users folded in")
+    mixed = model.fold_in(pl.concat([events, events]).reverse())
+    order = [mixed.histories.user_ids.to_list().index(user) for user in folded.histories.user_ids]
+    _close(mixed.score(np.array(order)), block, "scores of the same events, reversed and twice")
+    user = folded.histories.user_ids[3]
+    alone = model.fold_in(events.filter(pl.col(USER) == user)).score(np.array([0]))
+    _close(alone, block[3:4], "scores of a user folded in alone")
+
+
 # -- storage ---------------------------------------------------------------------------------
 
 
@@ -1190,6 +1224,7 @@ _CHECKS: tuple[_Check, ...] = (
     _check_not_fitted,
     _check_recommend,
     _check_recommend_users,
+    _check_fold_in,
     _check_save_restore,
     _check_restore_refuses,
     _check_relabeling,

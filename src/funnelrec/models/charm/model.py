@@ -166,6 +166,12 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
     def _score(self, users: Tensor) -> Tensor:
         return self._learned.score(users)
 
+    def _similarity(self, item: int) -> Tensor:
+        items = self._learned.items
+        return torch.cosine_similarity(items, items[item][None])
+
+    no_fold_in = "it keeps the views of training's users and not what they were projected from"
+
     def _state(self) -> dict[str, Tensor]:
         return self._learned.state()
 
