@@ -1,7 +1,8 @@
-"""What a shop does with a trained model: tables of hesitations, and why a user hesitates."""
+"""What a shop does with a trained model: artifacts, a service, hesitations and why."""
 
 from __future__ import annotations
 
+from funnelrec.serving.artifact import Artifact, ArtifactRecord, export, load_artifact
 from funnelrec.serving.explanation import Explanation, explain
 from funnelrec.serving.hesitations import (
     LABELS,
@@ -14,11 +15,15 @@ from funnelrec.serving.hesitations import (
 
 __all__ = [
     "LABELS",
+    "Artifact",
+    "ArtifactRecord",
     "Explanation",
     "HesitationSummary",
     "Thresholds",
     "explain",
+    "export",
     "hesitation_blocks",
     "hesitations",
+    "load_artifact",
     "write_hesitations",
 ]

@@ -14,9 +14,13 @@ from funnelrec.common.errors import UsageError
 from funnelrec.common.files import write_json
 from funnelrec.data.dataset import Dataset
 from funnelrec.evaluation.conversion_calibration import ConversionCalibration
-from funnelrec.models.base import Recommender
-from funnelrec.models.runs import Run
-from funnelrec.serving.hesitations import EvidenceSource, Thresholds, hesitations, plain_rows
+from funnelrec.serving.hesitations import (
+    EvidenceSource,
+    Source,
+    Thresholds,
+    hesitations,
+    plain_rows,
+)
 from funnelrec.serving.plots import evidence_figure, save_evidence_plot
 
 SUFFIXES = (".json", ".png", ".html")
@@ -98,6 +102,59 @@ class Explanation:
         return path
 
 
+def explain_pair(
+    source: Source,
+    user: Any,
+    item: Any,
+    *,
+    competitors: int = 6,
+    thresholds: Thresholds | None = None,
+) -> dict[str, Any] | None:
+    """Return what the model says of one touched, not bought pair; None of any other.
+
+    Parameters
+    ----------
+    source
+        A run, an artifact, or a fitted model.
+    user, item
+        External identifiers.
+    competitors
+        Purchases shown at most, the strongest evidence first.
+    thresholds
+        Where the labels part.
+
+    Returns
+    -------
+    dict or None
+        The row of :func:`funnelrec.serving.hesitations.hesitations`, with ``competitors`` and
+        ``base_rate``, as values for JSON.
+
+    Raises
+    ------
+    CapabilityError, UsageError
+        As :func:`explain` does.
+    """
+    table = hesitations(source, users=[user], thresholds=thresholds)
+    table = table.filter(pl.col(ITEM) == item)
+    if not table.height:
+        return None
+    where = EvidenceSource.of(source, None, None)
+    data = where.data
+    (number,) = data.user_ids.encode(pl.Series([user])).tolist()
+    against = where.evidence.competitor_table(number, data.item_ids.encode(table[ITEM]))
+    order = np.argsort(-against.evidence[0], kind="stable")[:competitors]
+    names = data.item_ids.decode(against.competitors[order]).to_list()
+    (row,) = plain_rows(table.drop(USER, ITEM))
+    return {
+        **row,
+        "base_rate": None if where.calibration is None else where.calibration.base_rate,
+        "competitors": [
+            {"item_id": name, "evidence": float(evidence)}
+            for name, evidence in zip(names, against.evidence[0][order], strict=True)
+        ],
+    }
+
+
 def check_explanation_path(path: Path) -> None:
     """Refuse a file whose suffix says nothing.
 
@@ -111,7 +168,7 @@ def check_explanation_path(path: Path) -> None:
 
 
 def explain(
-    source: Run | Recommender[Any],
+    source: Source,
     user: Any,
     dataset: Dataset | None = None,
     *,

@@ -25,9 +25,17 @@ from funnelrec.evaluation.conversion_calibration import ConversionCalibration, c
 from funnelrec.evaluation.evidence import EvidenceModel, PairEvidence
 from funnelrec.models.base import Recommender, registry
 from funnelrec.models.runs import Run, load_record, load_run
+from funnelrec.serving.artifact import (
+    Artifact,
+    is_artifact,
+    load_artifact,
+    load_artifact_record,
+)
 
 Label = Literal["hesitation", "substituted", "weak_interest"]
 LABELS: tuple[Label, ...] = get_args(Label)
+
+Source = Run | Artifact | Recommender[Any]
 
 _REPEATING = [USER, ITEM, "behaviors.list.element", "competitor_id", "label"]
 # A probability that was pooled to the base rate itself may miss it by rounding.
@@ -95,11 +103,11 @@ class EvidenceSource:
     @classmethod
     def of(
         cls,
-        source: Run | Recommender[Any],
+        source: Source,
         dataset: Dataset | None,
         calibration: ConversionCalibration | None,
     ) -> EvidenceSource:
-        """Return the source of a run, or of a fitted model.
+        """Return the source of a run, an artifact, or a fitted model.
 
         Raises
         ------
@@ -108,8 +116,10 @@ class EvidenceSource:
         UsageError
             If the model was made for other users or items than the data set has.
         """
-        model = source.model if isinstance(source, Run) else source
+        model = source if isinstance(source, Recommender) else source.model
         evidence = check_evidence(model)
+        if isinstance(source, Artifact):
+            calibration = source.calibration if calibration is None else calibration
         if isinstance(source, Run):
             dataset = source.dataset if dataset is None else dataset
             calibration = source.calibration if calibration is None else calibration
@@ -119,9 +129,11 @@ class EvidenceSource:
                 f"the data set has {data.n_users} users and {data.n_items} items, the model was "
                 f"made for {model.n_users} and {model.n_items}; give the data set it was fitted on."
             )
-        if not isinstance(source, Run) and calibration is None:
+        if isinstance(source, Recommender) and calibration is None:
             calibration = calibrate_conversion(evidence, data, seed=model.seed)
         dates = dataset is not None and dataset.manifest.timestamp_unit == "us"
+        if isinstance(source, Artifact) and dataset is None:
+            dates = source.dates
         return cls(evidence, data, dates, calibration)
 
     def numbers(self, users: Iterable[Any] | pl.Series | None) -> LongArray | None:
@@ -168,8 +180,8 @@ def check_evidence(model: object) -> EvidenceModel:
 
 def load_evidence_run(
     path: str | Path, *, dataset: str | Path | None = None, device: str = "auto"
-) -> Run:
-    """Return a stored run whose model gives evidence; others are refused before data are read.
+) -> Run | Artifact:
+    """Return a run or artifact whose model gives evidence; others are refused before data are read.
 
     Parameters
     ----------
@@ -183,6 +195,9 @@ def load_evidence_run(
     DataError
         As :func:`funnelrec.models.runs.load_run` does.
     """
+    if is_artifact(path):
+        check_evidence(registry.get(load_artifact_record(path).model))
+        return load_artifact(path, device=device)
     check_evidence(registry.get(load_record(path).model))
     return load_run(path, dataset=dataset, device=device)
 
@@ -194,7 +209,7 @@ def plain_rows(table: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def hesitations(
-    source: Run | Recommender[Any],
+    source: Source,
     dataset: Dataset | None = None,
     *,
     users: Iterable[Any] | pl.Series | None = None,
@@ -208,7 +223,7 @@ def hesitations(
     Parameters
     ----------
     source
-        A run, or a fitted model that gives evidence (``charm``).
+        A run, an artifact, or a fitted model that gives evidence (``charm``).
     dataset
         What the model was fitted on; needed only for a model whose dates shall be read as such.
         A run brings its own.
@@ -221,7 +236,8 @@ def hesitations(
     thresholds
         Where the labels part.
     calibration
-        The one of a run if None; a model is calibrated here, on the validation pairs of the data.
+        The one of a run or an artifact if None; a model is calibrated here, on the validation
+        pairs of the data.
 
     Returns
     -------
@@ -265,7 +281,7 @@ def hesitations(
 
 
 def hesitation_blocks(
-    source: Run | Recommender[Any],
+    source: Source,
     dataset: Dataset | None = None,
     *,
     users: Iterable[Any] | pl.Series | None = None,
@@ -310,7 +326,7 @@ def hesitation_blocks(
 
 def write_hesitations(
     path: str | Path,
-    source: Run | Recommender[Any],
+    source: Source,
     dataset: Dataset | None = None,
     **options: Any,
 ) -> HesitationSummary:
