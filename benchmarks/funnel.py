@@ -2,6 +2,7 @@
 
     python benchmarks/funnel.py search --dataset NAME   # validation only, one line per attempt
     python benchmarks/funnel.py run                     # chosen settings, refitted, three seeds
+    python benchmarks/funnel.py shop                    # the simulated shop, beside single models
     python benchmarks/funnel.py table                   # rewrites docs/comparison.md
 
 FUNNELREC_DATA names the folder of the files. Each finished training is one line in
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 
+from funnelrec.data import prepare, read_events, simulate_shop
 from funnelrec.data.dataset import Dataset
 from funnelrec.evaluation import evaluate
 from funnelrec.evaluation.masking import Split
@@ -40,6 +42,10 @@ BARS = {
     "tmall41k_no_view": (0.14, 0.075),
 }
 DISCOVERY_BAR = 0.11
+
+# On the simulated shop: accidents among its auxiliary events, and who is compared.
+NOISES = (0.1, 0.3, 0.5)
+SHOP_MODELS = ("funnel", "conversion", "rp3beta", "itemknn", "ease", "popularity")
 
 # What `search` tries, each a change of the defaults; the first row is the defaults.
 TRIED: dict[str, dict[str, Any]] = {
@@ -131,13 +137,49 @@ def run(names: list[str], seeds: list[int]) -> None:
             record(dataset, "defaults", "run", {}, seed)
 
 
+def shop(noises: tuple[float, ...], seeds: list[int]) -> None:
+    """Record every model on the simulated shop, and the flagship with a useless behavior, too."""
+    for seed in seeds:
+        for noise in noises:
+            for useless in (None, "wave"):
+                made = simulate_shop({"noise": noise, "useless_behavior": useless}, seed=seed)
+                dataset = prepare(read_events(made.events, behaviors=made.behaviors), name="shop")
+                for model in ("funnel",) if useless else SHOP_MODELS:
+                    _on_shop(dataset, model, noise, useless, seed)
+
+
+def _on_shop(dataset: Dataset, model: str, noise: float, useless: str | None, seed: int) -> None:
+    key = key_of(fingerprint=dataset.fingerprint, step="shop", model=model, seed=seed)
+    if key in finished(RESULTS):
+        return
+    began = time.monotonic()
+    fitted = create_model(model, seed=seed, device="cpu").fit(dataset)
+    row: dict[str, Any] = {
+        "key": key,
+        "dataset": "shop",
+        "step": "shop",
+        "name": model,
+        "noise": noise,
+        "useless": useless is not None,
+        "seed": seed,
+        "seconds": round(time.monotonic() - began, 1),
+        "notes": list(getattr(fitted, "notes", ())),
+        "test": measured(fitted, dataset, "test"),
+    }
+    append(RESULTS, row)
+    values = row["test"]["overall"]
+    print("shop", noise, useless, model, seed, values["hr@10"], values["ndcg@10"], flush=True)
+
+
 def table() -> None:
     """Rewrite the tables of the page."""
     rows = list(finished(RESULTS).values())
     text = PAGE.read_text()
     text = between(text, "funnel test", _test([row for row in rows if row["step"] == "run"]))
     searched = [row for row in rows if row["step"] == "search"]
-    PAGE.write_text(between(text, "funnel search", _search(searched)))
+    text = between(text, "funnel search", _search(searched))
+    shops = [row for row in rows if row["step"] == "shop"]
+    PAGE.write_text(between(text, "funnel shop", _shop(shops)))
 
 
 def _test(rows: list[dict[str, Any]]) -> str:
@@ -168,6 +210,26 @@ def _test(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _shop(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        f"| model | {' | '.join(f'noise {noise}' for noise in NOISES)} |",
+        "|---" * (len(NOISES) + 1) + "|",
+    ]
+    for model, useless in [(name, False) for name in SHOP_MODELS] + [("funnel", True)]:
+        cells = []
+        for noise in NOISES:
+            here = [
+                row["test"]["overall"]
+                for row in rows
+                if (row["name"], row["useless"], row["noise"]) == (model, useless, noise)
+            ]
+            pair = [_spread([values[m] for values in here]) for m in ("hr@10", "ndcg@10") if here]
+            cells.append(" / ".join(pair) or "-")
+        label = f"{model}, a random behavior added" if useless else model
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _spread(values: list[float]) -> str:
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
@@ -189,7 +251,7 @@ def _search(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("step", choices=["search", "run", "table"])
+    parser.add_argument("step", choices=["search", "run", "shop", "table"])
     parser.add_argument("--dataset", default=",".join(DATASETS), help="comma-separated")
     parser.add_argument("--tried", default="", help="names of attempts, comma-separated; all")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="comma-separated")
@@ -202,7 +264,11 @@ def main() -> None:
     elif arguments.step == "search":
         search(names, [name for name in arguments.tried.split(",") if name])
     else:
-        run(names, [int(seed) for seed in arguments.seeds.split(",")])
+        seeds = [int(seed) for seed in arguments.seeds.split(",")]
+        if arguments.step == "shop":
+            shop(NOISES, seeds)
+        else:
+            run(names, seeds)
 
 
 if __name__ == "__main__":

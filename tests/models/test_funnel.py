@@ -288,7 +288,9 @@ def test_what_features_bring_is_told_after_a_restore(tmp_path: Path) -> None:
     # Only the item decides here.
     assert "item" in next(iter(gains)) or next(iter(gains)).startswith(("rate", "others"))
     path = model.save(tmp_path / "model.safetensors")
-    assert Funnel(SMALL, seed=4).restore(path, data).gains() == model.gains()
+    other = Funnel(SMALL, seed=4).restore(path, data)
+    assert other.gains() == model.gains()
+    assert other.notes == model.notes
 
 
 def test_held_out_pairs_of_validation_are_not_read() -> None:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from funnelrec.training import progress
 from funnelrec.training.history import EpochRecord, History
-from funnelrec.training.progress import BarReporter, LineReporter, Reporter, reporter
+from funnelrec.training.progress import BarReporter, LineReporter, Reporter, Steps, reporter
 
 
 class Clock:
@@ -141,3 +141,40 @@ def test_nothing_goes_to_standard_output(
     assert (captured.err == "") is (style == "none")
     # A line is not folded for a narrow pipe.
     assert len(captured.err.splitlines()) == (0 if style == "none" else 3)
+
+
+def test_steps_are_lines_where_there_is_no_terminal(clock: Clock) -> None:
+    plain, text = console()
+    with Steps("funnel", 2, "auto", plain) as steps:
+        steps.begin("features")
+        clock.now += 7
+        steps.begin("trees")
+    assert text.getvalue().splitlines() == [
+        "funnel: step 1 of 2, features, after 0 s",
+        "funnel: step 2 of 2, trees, after 7 s",
+    ]
+
+
+def stopped_in_the_second_step(steps: Steps) -> None:
+    with steps:
+        steps.begin("features")
+        steps.begin("trees")
+        raise ValueError("trees")
+
+
+def test_steps_are_a_bar_on_a_terminal_and_nothing_if_asked() -> None:
+    terminal, text = console(terminal=True)
+    with Steps("funnel", 3, "auto", terminal) as steps:
+        steps.begin("features")
+        steps.begin("trees")
+    assert "3/3" in text.getvalue()
+    # After an error the bar stays where it was.
+    terminal, text = console(terminal=True)
+    with pytest.raises(ValueError, match="trees"):
+        stopped_in_the_second_step(Steps("funnel", 3, "bar", terminal))
+    assert "1/3" in text.getvalue()
+    assert "3/3" not in text.getvalue()
+    plain, text = console()
+    with Steps("funnel", 1, "none", plain) as steps:
+        steps.begin("features")
+    assert text.getvalue() == ""

@@ -98,7 +98,8 @@ def command(
         say(f"best epoch: {history.best_epoch} of {len(history.records)} ({history.stopped})")
         if history.best_value is not None:
             say(f"validation {history.metric}: {history.best_value:.4f}")
-    for note in () if run.history is None else run.history.notes:
+    notes = getattr(run.model, "notes", ()) if history is None else history.notes
+    for note in notes:
         say(f"note: {note}", stderr=True)
     if refit:
         say("refitted on training plus validation pairs")

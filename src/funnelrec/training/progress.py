@@ -183,6 +183,79 @@ def reporter(style: ProgressStyle = "auto", console: Console | None = None) -> R
     return LineReporter(console)
 
 
+class Steps:
+    """Says which named step of a fit runs, for models that have steps in place of epochs.
+
+    A context manager. On a terminal the steps are a bar; elsewhere each is a line.
+
+    Parameters
+    ----------
+    title
+        What is fitted.
+    total
+        Number of steps.
+    style
+        As in :func:`reporter`.
+    console
+        Where to; stderr if not given.
+
+    Examples
+    --------
+    >>> with Steps("funnel", 2, "none") as steps:
+    ...     steps.begin("features")
+    ...     steps.begin("trees")
+    """
+
+    def __init__(
+        self, title: str, total: int, style: ProgressStyle, console: Console | None = None
+    ) -> None:
+        self._title, self._total, self._done = title, total, 0
+        self._console = console or (
+            Console(stderr=True) if sys.stderr.isatty() else Console(stderr=True, width=240)
+        )
+        self._lines = style == "lines" or (style == "auto" and not self._console.is_terminal)
+        self._bar = None
+        if style == "bar" or (style == "auto" and self._console.is_terminal):
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[step]}"),
+                console=self._console,
+            )
+            self._task = self._bar.add_task(title, total=total, step="")
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            if kind is None:
+                self._bar.update(self._task, completed=self._total, step="")
+            self._bar.stop()
+
+    def begin(self, step: str) -> None:
+        """Say that the next step begins."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, step=step)
+        self._done += 1
+        if self._lines:
+            seconds = time.monotonic() - self._began
+            self._console.print(
+                f"{self._title}: step {self._done} of {self._total}, {step}, after {seconds:.0f} s",
+                highlight=False,
+            )
+
+
 def _summary(record: EpochRecord, history: History, epochs: int, *, with_epoch: bool = True) -> str:
     terms = " ".join(f"{name} {value:.4f}" for name, value in record.terms.items())
     text = f"epoch {record.epoch}/{epochs} | {terms}" if with_epoch else terms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -22,6 +23,7 @@ from funnelrec.models.funnel.preference import Preference, untouched_features
 from funnelrec.models.funnel.ranker import TreeRanker, TreeSettings
 from funnelrec.models.funnel.settings import FunnelSettings
 from funnelrec.models.funnel.stages import Examples, Part, fit_part, user_inputs
+from funnelrec.training.progress import Steps
 
 _GIB = 2**30
 _LEAST = 1e-12
@@ -85,23 +87,25 @@ class Funnel(Recommender[FunnelSettings]):
         held = stream(self.seed, "held").random(data.n_users) < config.held_users
         touched: list[Examples] = []
         pooled: list[Examples] = []
-        for fold in range(config.folds):
-            before = moment(heard, fold, seed=self.seed)
-            if not before.hidden.nnz:
-                break
-            here, there = self._examples(before, weights)
-            touched.append(here)
-            pooled.append(there)
         grown = TreeSettings(
             trees=config.trees,
             leaves=config.leaves,
             learning_rate=config.learning_rate,
             least_rows=config.least_rows,
         )
-        if touched:
-            conversion, discovery = (
-                fit_part(
-                    part,
+        with Steps(self.name, config.folds + 4, options.progress) as steps:
+            for fold in range(config.folds):
+                steps.begin(f"hidden purchases, {fold + 1} of {config.folds}")
+                before = moment(heard, fold, seed=self.seed)
+                if before.hidden.nnz:
+                    here, there = self._examples(before, weights)
+                    touched.append(here)
+                    pooled.append(there)
+            parts = {}
+            for purpose, examples in (("conversion", touched), ("discovery", pooled)):
+                steps.begin(f"trees of the {purpose} part")
+                parts[purpose] = fit_part(
+                    examples,
                     held,
                     grown,
                     most=config.lists,
@@ -109,15 +113,12 @@ class Funnel(Recommender[FunnelSettings]):
                     seed=self.seed,
                     purpose=purpose,
                 )
-                for part, purpose in ((touched, "conversion"), (pooled, "discovery"))
-            )
+            conversion, discovery = parts["conversion"], parts["discovery"]
+            steps.begin("what decides between the parts")
             shares = self._fit_shares(heard, touched, pooled, conversion, discovery, held)
-        else:
-            conversion = discovery = Part(None, 1.0)
-            nothing = fit_logistic(np.empty((0, _INPUTS)), np.empty(0, dtype=np.bool_))
-            shares = Shares(nothing, converting=0.5, reach=0.5)
-        del touched, pooled
-        self._merge(present(heard), weights, conversion, discovery, shares)
+            del touched, pooled, examples
+            steps.begin("probabilities of every user")
+            self._merge(present(heard), weights, conversion, discovery, shares)
         self._trees = {
             name: part.ranker.dump()
             for name, part in (("conversion", conversion), ("discovery", discovery))
@@ -154,6 +155,9 @@ class Funnel(Recommender[FunnelSettings]):
         held: np.ndarray[tuple[int], np.dtype[np.bool_]],
     ) -> Shares:
         """Return what decides between the parts, from users who grew no tree."""
+        if not touched:
+            nothing = fit_logistic(np.empty((0, _INPUTS)), np.empty(0, dtype=np.bool_))
+            return Shares(nothing, converting=0.5, reach=0.5)
         inputs, labels, able = [], [], []
         reached = missed = 0
         for fold, (here, there) in enumerate(zip(touched, pooled, strict=True)):
@@ -162,11 +166,12 @@ class Funnel(Recommender[FunnelSettings]):
             asked = held & (hidden.user_degrees > 0)
             if not asked.any():
                 asked = hidden.user_degrees > 0
+            mine, pools = here.of_users(asked), there.of_users(asked)
             rows = user_inputs(
-                here.candidates,
-                conversion.logits(here.features.values),
-                there.candidates,
-                discovery.logits(there.features.values),
+                mine.candidates,
+                conversion.logits(mine.features.values),
+                pools.candidates,
+                discovery.logits(pools.features.values),
                 before.purchases.user_degrees,
             )
             converted = np.zeros(data.n_users, dtype=np.bool_)
@@ -259,10 +264,12 @@ class Funnel(Recommender[FunnelSettings]):
             f"trees.{name}": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
             for name, text in self._trees.items()
         }
-        return {**self._tables, **texts}
+        notes = torch.frombuffer(bytearray(json.dumps(self.notes).encode()), dtype=torch.uint8)
+        return {**self._tables, **texts, "notes": notes}
 
     def _restore(self, state: Mapping[str, Tensor], data: TrainingData) -> None:
         self._tables = {name: state[name].to(self.device) for name in _TABLES}
+        self.notes = tuple(json.loads(bytes(state["notes"].cpu().numpy())))
         self._trees = {
             name.removeprefix("trees."): bytes(value.cpu().numpy()).decode()
             for name, value in state.items()

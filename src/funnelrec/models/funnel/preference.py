@@ -45,10 +45,12 @@ def spectral_basis(
     basis = rng.standard_normal((matrix.shape[1], width)).astype(np.float32)
     turned = matrix.T.tocsr()
     for _ in range(rounds):
-        basis, _ = np.linalg.qr(matrix @ basis)
-        basis, _ = np.linalg.qr(turned @ basis)
-    _, _, right = np.linalg.svd(matrix @ basis, full_matrices=False)
-    return np.ascontiguousarray((basis @ right.T)[:, : min(dim, width)])
+        basis, _ = np.linalg.qr(turned @ (matrix @ basis))
+    image = matrix @ basis
+    # The small symmetric problem in place of a singular value decomposition of all users.
+    _, turn = np.linalg.eigh((image.T @ image).astype(np.float64))
+    strongest = turn[:, ::-1][:, : min(dim, width)].astype(np.float32)
+    return np.ascontiguousarray(basis @ strongest)
 
 
 class Preference:

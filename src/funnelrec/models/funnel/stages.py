@@ -36,6 +36,12 @@ class Examples:
     features: Features
     labels: npt.NDArray[np.bool_]
 
+    def of_users(self, users: npt.NDArray[np.bool_]) -> Examples:
+        """Return the candidates of the users marked, shape ``(n_users,)``; other lists are empty."""
+        rows = users[self.candidates.users]
+        features = Features(self.features.names, self.features.values[rows])
+        return Examples(self.candidates.select(rows), features, self.labels[rows])
+
     def lists(self, users: npt.NDArray[np.bool_]) -> Lists:
         """Return the lists of the users marked (shape ``(n_users,)``) that hold a label."""
         having = np.zeros(self.candidates.n_users, dtype=np.bool_)
@@ -105,6 +111,8 @@ def fit_part(
     seed, purpose
         Decide the draw and what a tree sees.
     """
+    if not examples:
+        return Part(None, 1.0)
     lists = joined(part.lists(~held) for part in examples)
     kept_back = joined(part.lists(held) for part in examples)
     if not len(lists.sizes):
@@ -162,12 +170,11 @@ def user_inputs(
         np.maximum.at(best, lists.users, logits)
         empty = lists.sizes == 0
         total = log_sums(logits, lists)
-        floor = float(logits.min()) if len(logits) else 0.0
         columns += [
             empty.astype(np.float64),
             np.log1p(lists.sizes),
-            np.where(empty, floor, best),
-            np.where(empty, floor, total),
+            np.where(empty, 0.0, best),
+            np.where(empty, 0.0, total),
         ]
     columns.append(np.log1p(bought.astype(np.float64)))
     return np.column_stack(columns)
