@@ -37,7 +37,7 @@ class Examples:
     labels: npt.NDArray[np.bool_]
 
     def of_users(self, users: npt.NDArray[np.bool_]) -> Examples:
-        """Return the candidates of the users marked, shape ``(n_users,)``; other lists are empty."""
+        """Return the candidates of the users marked (shape ``(n_users,)``), no others."""
         rows = users[self.candidates.users]
         features = Features(self.features.names, self.features.values[rows])
         return Examples(self.candidates.select(rows), features, self.labels[rows])
