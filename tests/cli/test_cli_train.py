@@ -58,6 +58,16 @@ def test_a_run_and_what_is_said_of_it(dataset: Path, tmp_path: Path) -> None:
     assert result.stderr == ""
 
 
+def test_a_model_whose_paper_does_not_train_well_says_what_does(
+    dataset: Path, tmp_path: Path
+) -> None:
+    small = ("--set", "dim=4", "--set", "epochs=1", "--progress", "none")
+    for number, chosen in enumerate(((), ("--preset", "practical"))):
+        out = tmp_path / str(number)
+        said = funnelrec("train", dataset, "--model", "charm", "--out", out, *chosen, *small).stderr
+        assert ("--preset practical has those that train well" in said) == (not chosen)
+
+
 def test_a_rule_has_no_epochs(shop: Path, tmp_path: Path) -> None:
     dataset, out = make_dataset(shop), tmp_path / "run"
     command = ("train", dataset, "--model", "popularity", "--out", out, "--device", "cpu")

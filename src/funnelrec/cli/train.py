@@ -80,6 +80,12 @@ def command(
         seed=seed,
         device=device,
     )
+    if preset is None and "practical" in created.presets:
+        say(
+            f"note: {model} starts from the settings its paper prints; --preset practical has "
+            "those that train well",
+            stderr=True,
+        )
     data = Dataset.load(dataset)
     if any(out.glob(f"*{CHECKPOINT}")) and not (out / RECORD).exists():
         say(f"resuming the unfinished run in {out}", stderr=True)
