@@ -3,10 +3,10 @@
     python benchmarks/charm_tables.py run       # one training per row (FUNNELREC_DATA=folder)
     python benchmarks/charm_tables.py table     # rewrites docs/reproduction.md and the plots
 
-The groups ``search`` (validation only, seed 0) and ``full`` (three seeds) train to the end. Every
-other row has seed 0 and one budget: ``EPOCHS`` epochs at most, the epoch selected on validation.
-Each finished training is one line in benchmarks/results/charm_tables.jsonl; a second call repeats
-none of them.
+The groups ``search`` (validation only, seed 0), ``full`` (three seeds) and ``penalty`` (CHARM's
+penalty on lightgcn and rmbrec, seed 0) train to the end. Every other row has seed 0 and one budget:
+``EPOCHS`` epochs at most, the epoch selected on validation. Each finished training is one line in
+benchmarks/results/charm_tables.jsonl; a second call repeats none of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from funnelrec.evaluation.masking import Split
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.models import create_model
 from funnelrec.models.charm.settings import VARIANTS
-from reproduction import PAGE, ROOT, SEEDS, append, between, finished, key_of, load
+from reproduction import CHOSEN, PAGE, ROOT, SEEDS, append, between, finished, key_of, load
 
 RESULTS = ROOT / "benchmarks/results/charm_tables.jsonl"
 PLOTS = ROOT / "docs/images"
@@ -65,6 +65,8 @@ PUBLISHED: dict[str, tuple[float, float]] = {
 }
 LAYERS = (1, 2, 3, 4, 5)
 TAUS = (0.1, 0.3, 0.5, 0.7, 0.9)
+# Weights of the penalty on another backbone (Fig. 5); the paper prints none.
+PENALTIES = (0.0, 0.2, 1.0)
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,12 @@ class Row:
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    model: str = "charm"
 
     @property
     def whole(self) -> bool:
         """Trained to the end instead of within the budget."""
-        return self.group in ("search", "full")
+        return self.group in ("search", "full", "penalty")
 
 
 # Full CHARM of Tables 3 and 4: 'practical' with the substitution evidence of Eqs. 12 and 13 as
@@ -153,6 +156,17 @@ def rows() -> list[Row]:
     ]
     every += [Row("layers", str(depth), {**TABLES, "layers": depth}) for depth in LAYERS]
     every += [Row("tau", str(tau), {**TABLES, "tau": tau}) for tau in TAUS]
+    every += [
+        Row(
+            "penalty",
+            f"{model}, {weight:g}",
+            {**CHOSEN[model], "substitution_weight": weight},
+            0,
+            model,
+        )
+        for model in ("lightgcn", "rmbrec")
+        for weight in PENALTIES
+    ]
     return every
 
 
@@ -166,7 +180,7 @@ def made(row: Row) -> Any:
     """Return the model of a row, not fitted; a variant goes before what is set by hand."""
     given = {**row.arguments, **({} if row.whole else BUDGET)}
     changed = VARIANTS.get(given.pop("variant", ""), {})
-    return create_model("charm", **{**given, **changed}, seed=row.seed, device="cpu")
+    return create_model(row.model, **{**given, **changed}, seed=row.seed, device="cpu")
 
 
 def run(groups: set[str], part: int, parts: int) -> None:
@@ -239,6 +253,7 @@ def table() -> None:
     text = between(text, "charm search", _search(found))
     text = between(text, "charm variants", _variants(found))
     text = between(text, "charm practical", _practical(found))
+    text = between(text, "charm penalty", _penalty(found))
     PAGE.write_text(text)
     PLOTS.mkdir(parents=True, exist_ok=True)
     for group, label in (("layers", "layers L"), ("tau", "temperature tau")):
@@ -311,12 +326,28 @@ def _practical(found: Found) -> str:
     ]
     for (group, name), row in found.items():
         if group == "practical" and row is not None:
-            lines.append(
-                f"| {name} | {_shown(row, 'overall', 'validation')} | {_shown(row, 'overall')} "
-                f"| {row['test']['conversion']['hr@10']:.4f} "
-                f"| {row['test']['discovery']['hr@10']:.4f} | {row['best_epoch']} |"
-            )
+            lines.append(_line(name, row))
     return "\n".join(lines)
+
+
+def _penalty(found: Found) -> str:
+    lines = [
+        "| model, weight of the penalty | validation HR@10 / NDCG@10 | test HR@10 / NDCG@10 "
+        "| conversion HR@10 | discovery HR@10 | epoch |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (group, name), row in found.items():
+        if group == "penalty" and row is not None:
+            lines.append(_line(name, row))
+    return "\n".join(lines)
+
+
+def _line(name: str, row: dict[str, Any]) -> str:
+    return (
+        f"| {name} | {_shown(row, 'overall', 'validation')} | {_shown(row, 'overall')} "
+        f"| {row['test']['conversion']['hr@10']:.4f} "
+        f"| {row['test']['discovery']['hr@10']:.4f} | {row['best_epoch']} |"
+    )
 
 
 def _pair(row: dict[str, Any], line: str = "overall", split: str = "test") -> tuple[float, float]:
@@ -361,7 +392,9 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("step", choices=["run", "table"])
-    parser.add_argument("--groups", default="", help="of variants,layers,tau,practical; all")
+    parser.add_argument(
+        "--groups", default="", help="of full,search,practical,variants,layers,tau,penalty; all"
+    )
     parser.add_argument("--part", default="0/1", help="k/n: every n-th row from the k-th on")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
