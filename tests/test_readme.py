@@ -55,7 +55,7 @@ def test_python_example(
 def test_command_line_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks("sh") for line in block.splitlines() if "funnelrec " in line]
-    assert len(lines) == 6
+    assert len(lines) == 9
     for line in lines:
         words = shlex.split(line)[1:]
         small = SMALL if words[0] == "simulate" else []
@@ -63,6 +63,8 @@ def test_command_line_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             app([*words, *small], prog_name="funnelrec")
         assert ended.value.code == 0, line
     assert Path("recommendations.parquet").is_file()
+    for shown in ("hesitations.parquet", "reliability.html", "u00042.html"):
+        assert Path(shown).is_file()
 
 
 def test_the_table_lists_every_model() -> None:

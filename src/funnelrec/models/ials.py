@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from funnelrec.common.config import Config
 from funnelrec.common.optional import require

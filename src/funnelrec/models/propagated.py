@@ -43,8 +43,8 @@ class PropagatedRecommender(EmbeddingRecommender[GradientT]):
     def frozen(self, graph: Adjacency, users: Tensor, items: Tensor) -> FrozenItems:
         """Return the item side of one graph, from layer 0 of users and items."""
 
-    def _adopt(self, network: EmbeddingNetwork) -> None:
-        super()._adopt(network)
+    def _adopt(self, network: EmbeddingNetwork, data: TrainingData) -> None:
+        super()._adopt(network, data)
         tables = cast(TableNetwork, network)
         # A copy: without a layer, the embeddings may be these tables themselves.
         self._ego = (tables.users.detach().clone(), tables.items.detach().clone())
