@@ -145,8 +145,11 @@ def main() -> None:
     parser.add_argument("--dataset", default="taobao15k")
     parser.add_argument("--model", default="rmbrec")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, help="Epochs at most, the model's own if not given.")
     arguments = parser.parse_args()
     settings = dict(CHOSEN.get(arguments.model, {}))
+    if arguments.epochs is not None:
+        settings["epochs"] = arguments.epochs
     row = compared(arguments.dataset, arguments.model, settings, arguments.seed)
     if row is None:
         return

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from funnelrec.cli.options import AsJson, MovedDataset, RunFolder, ScoringDevice
+from funnelrec.cli.options import AsJson, MovedDataset, RunOrArtifact, ScoringDevice
 from funnelrec.cli.output import examples, frame_table, print_json, say, show
 
 NAME = "explain"
@@ -19,7 +19,7 @@ EXAMPLES = examples(
 
 
 def command(
-    run: RunFolder,
+    run: RunOrArtifact,
     user: Annotated[str, typer.Option(metavar="ID", help="The user.")],
     out: Annotated[
         Path | None,

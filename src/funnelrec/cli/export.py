@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from funnelrec.cli.options import MovedDataset, RunFolder, ScoringDevice
 from funnelrec.cli.output import examples, say
 
 NAME = "export"
@@ -18,7 +19,7 @@ EXAMPLES = examples(
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by funnelrec train.")],
+    run: RunFolder,
     out: Annotated[Path, typer.Option(help="Artifact folder to write; an older one is replaced.")],
     metrics: Annotated[
         Literal["test", "validation", "none"],
@@ -36,12 +37,8 @@ def command(
         Literal["faiss"] | None,
         typer.Option(help="Also write an index of item vectors, with its measured recall."),
     ] = None,
-    dataset: Annotated[
-        Path | None, typer.Option(help="Where the data set is now, if it has moved.")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Where to evaluate.")
-    ] = "auto",
+    dataset: MovedDataset = None,
+    device: ScoringDevice = "auto",
 ) -> None:
     """Write a run as an artifact: model, identifiers, training pairs, and a checksum of each.
 

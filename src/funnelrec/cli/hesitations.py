@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from funnelrec.cli.options import AsJson, MovedDataset, RunFolder, ScoringDevice
+from funnelrec.cli.options import AsJson, MovedDataset, RunOrArtifact, ScoringDevice
 from funnelrec.cli.output import examples, frame_table, print_json, say, show
 from funnelrec.common.errors import UsageError
 
@@ -22,7 +22,7 @@ EXAMPLES = examples(
 
 
 def command(
-    run: RunFolder,
+    run: RunOrArtifact,
     out: Annotated[
         Path | None,
         typer.Option(help="File to write, .parquet. Without it, the users asked for are printed."),

@@ -11,6 +11,12 @@ DatasetFolder = Annotated[
     Path, typer.Argument(metavar="DATASET", help="Folder made by funnelrec prepare.")
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by funnelrec train.")]
+RunOrArtifact = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN_OR_ARTIFACT", help="Folder made by funnelrec train or funnelrec export."
+    ),
+]
 MovedDataset = Annotated[
     Path | None, typer.Option(help="Where the data set is now, if it has moved.")
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from funnelrec.cli.options import MovedDataset, RunFolder, ScoringDevice
+from funnelrec.cli.options import MovedDataset, RunOrArtifact, ScoringDevice
 from funnelrec.cli.output import check_frame_path, examples, frame_table, say, show, write_frame
 from funnelrec.cli.output import words as split_words
 from funnelrec.common.errors import DataError, UsageError
@@ -21,11 +21,12 @@ EXAMPLES = examples(
     "funnelrec recommend runs/rmbrec --k 5 --user u00042 --user u00077",
     "funnelrec recommend runs/rmbrec --users-file users.csv --exclude train-target,touched "
     "--out new-to-them.csv",
+    "funnelrec recommend artifacts/rmbrec --history new-events.csv --out recommendations.parquet",
 )
 
 
 def command(
-    run: RunFolder,
+    run: RunOrArtifact,
     k: Annotated[int, typer.Option(help="Items per user.")] = 10,
     out: Annotated[
         Path | None,
@@ -54,16 +55,29 @@ def command(
         Literal["error", "skip"],
         typer.Option(help="Users that are not in the data set: refuse, or leave out."),
     ] = "error",
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of users: a log (user_id, item_id, behavior) of users that training "
+            "never saw, or of newer events of users it knows; they are recommended to by it."
+        ),
+    ] = None,
+    unknown_items: Annotated[
+        Literal["error", "skip"],
+        typer.Option(help="Items of the history that are not in the data set: refuse, or go on."),
+    ] = "error",
     dataset: MovedDataset = None,
     device: ScoringDevice = "auto",
 ) -> None:
     """Write the best items of each user, with score and rank."""
     import polars as pl
 
-    from funnelrec.models.runs import load_run
+    from funnelrec.serving.artifact import load_recommender
 
     check_frame_path(out, "--out")
-    if out is None and not user and users_file is None:
+    if history is not None and (user or users_file is not None):
+        raise UsageError("--history brings its own users; leave --user and --users-file out.")
+    if out is None and not user and users_file is None and history is None:
         raise UsageError("name users with --user or --users-file, or a file for all with --out.")
     wanted: pl.Series | None = None
     if user or users_file is not None:
@@ -71,12 +85,17 @@ def command(
         if users_file is not None:
             parts.append(_users(users_file))
         wanted = pl.concat(parts).unique(maintain_order=True)
-    loaded = load_run(run, dataset=dataset, device=device)
-    found = loaded.model.recommend(
-        wanted, k=k, exclude=split_words(exclude), unknown_users=unknown_users
+    model = load_recommender(run, dataset=dataset, device=device, folds_in=history is not None)
+    found = model.recommend(
+        wanted,
+        k=k,
+        exclude=split_words(exclude),
+        unknown_users=unknown_users,
+        history=history,
+        unknown_items=unknown_items,
     )
     if wanted is not None:
-        known = int((loaded.dataset.training.user_ids.encode(wanted) >= 0).sum())
+        known = int((model.data.user_ids.encode(wanted) >= 0).sum())
         if known < len(wanted):
             say(f"{len(wanted) - known:,} unknown users left out", stderr=True)
     if out is None:

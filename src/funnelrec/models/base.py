@@ -540,7 +540,9 @@ class Recommender(ABC, Generic[SettingsT]):
         try:
             with safe_open(path, framework="pt") as stored:
                 metadata = json.loads((stored.metadata() or {}).get(_METADATA, "{}"))
-            state = load_file(path)
+            # Copies: loaded tensors are the mapped file, which may be written anew while the model
+            # is in use; it would then score by something else, or the process would be killed.
+            state = {name: value.clone() for name, value in load_file(path).items()}
         except (SafetensorError, OSError, json.JSONDecodeError) as error:
             raise DataError(f"cannot read the model file {path}: {error}.") from error
         if metadata.get("model") != self.name:
