@@ -623,6 +623,11 @@ BROKEN: list[Broken] = [
     (ReturnsNothing, "fit_returns_self", "fit returned None"),
     (Accumulates, "second_fit", "scores after a second fit"),
     (NoisyFit, "same_seed", "scores of a second run of seed 5"),
+    (
+        with_attributes(PureChance, capabilities=Capabilities(deterministic=True)),
+        "same_seed",
+        "scores of seed 6, beside seed 5",
+    ),
     (ChangesCounts, "data_not_changed", "fit changed the interactions 'cart'"),
     (ChangesDegrees, "data_not_changed", "fit changed the interactions 'purchase'"),
     (LeaksTest, "test_pairs_unread", "Dataset.test was read"),

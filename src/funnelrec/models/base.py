@@ -65,6 +65,8 @@ class Capabilities:
         Scores users by what they did, whether they were in training or not.
     uses_auxiliary
         Reads behaviors besides the target if there are any.
+    deterministic
+        Draws nothing: every seed gives the same model.
     """
 
     needs_auxiliary: bool = False
@@ -72,6 +74,7 @@ class Capabilities:
     trained_by_gradient: bool = False
     folds_in_new_users: bool = False
     uses_auxiliary: bool = False
+    deterministic: bool = False
 
 
 SettingsT = TypeVar("SettingsT", bound=Config)

@@ -60,7 +60,7 @@ class Conversion(Recommender[ConversionSettings]):
     reference = "-"
     Settings: ClassVar[type[Config]] = ConversionSettings
     capabilities: ClassVar[Capabilities] = Capabilities(
-        needs_auxiliary=True, folds_in_new_users=True, uses_auxiliary=True
+        needs_auxiliary=True, folds_in_new_users=True, uses_auxiliary=True, deterministic=True
     )
     search_space: ClassVar[SearchSpace] = {
         "smoothing": Range(0.3, 300.0, log=True),

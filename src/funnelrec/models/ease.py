@@ -88,7 +88,7 @@ class EASE(WeightedRecommender[EASESettings]):
     reference = "Steck, WWW 2019"
     Settings: ClassVar[type[Config]] = EASESettings
     capabilities: ClassVar[Capabilities] = Capabilities(
-        folds_in_new_users=True, uses_auxiliary=True
+        folds_in_new_users=True, uses_auxiliary=True, deterministic=True
     )
     search_space: ClassVar[SearchSpace] = {
         "l2": Range(1.0, 3000.0, log=True),

@@ -64,7 +64,7 @@ class ItemKNN(SparseSimilarityRecommender[ItemKNNSettings]):
     reference = "Sarwar et al., WWW 2001"
     Settings: ClassVar[type[Config]] = ItemKNNSettings
     capabilities: ClassVar[Capabilities] = Capabilities(
-        folds_in_new_users=True, uses_auxiliary=True
+        folds_in_new_users=True, uses_auxiliary=True, deterministic=True
     )
     search_space: ClassVar[SearchSpace] = {
         "neighbors": Range(10, 2000, log=True),

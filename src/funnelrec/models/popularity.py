@@ -31,7 +31,7 @@ class Popularity(Recommender[PopularitySettings]):
     summary = "Most purchased items, the same for everybody."
     reference = "-"
     Settings: ClassVar[type[Config]] = PopularitySettings
-    capabilities: ClassVar[Capabilities] = Capabilities(folds_in_new_users=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(folds_in_new_users=True, deterministic=True)
 
     _items: Tensor
 

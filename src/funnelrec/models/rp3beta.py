@@ -65,7 +65,7 @@ class RP3Beta(SparseSimilarityRecommender[RP3BetaSettings]):
     reference = "Paudel et al., TiiS 2017"
     Settings: ClassVar[type[Config]] = RP3BetaSettings
     capabilities: ClassVar[Capabilities] = Capabilities(
-        folds_in_new_users=True, uses_auxiliary=True
+        folds_in_new_users=True, uses_auxiliary=True, deterministic=True
     )
     search_space: ClassVar[SearchSpace] = {
         "alpha": Range(0.3, 2.0),

@@ -624,7 +624,10 @@ def _check_second_fit(subject: _Subject) -> None:
     _same_bits(_everybody(model), _everybody(subject.fitted(large)), "scores after a third fit")
 
 
-@_rule("The same seed gives the same scores bit for bit; another seed, other gradient weights")
+@_rule(
+    "The same seed gives the same scores bit for bit; another seed, other gradient weights, and "
+    "the same scores where the model declares that it draws nothing"
+)
 def _check_same_seed(subject: _Subject) -> None:
     data = subject.data()
     first = _everybody(subject.fitted(data, seed=5))
@@ -632,6 +635,10 @@ def _check_same_seed(subject: _Subject) -> None:
     if subject.capabilities.trained_by_gradient:
         other = _everybody(subject.fitted(data, seed=6))
         _require(not torch.equal(first, other), "seeds 5 and 6 gave the same scores")
+    if subject.capabilities.deterministic:
+        _same_bits(
+            _everybody(subject.fitted(data, seed=6)), first, "scores of seed 6, beside seed 5,"
+        )
 
 
 @_rule("Fit, score and recommend leave the data as they are")
