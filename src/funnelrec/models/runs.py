@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -94,6 +94,82 @@ class Run:
         return []
 
 
+JudgedT = TypeVar("JudgedT")
+
+
+@dataclass(frozen=True, eq=False)
+class Trained(Generic[JudgedT]):
+    """A model as :func:`train_model` leaves it.
+
+    Parameters
+    ----------
+    model
+        The fitted model, refitted if that was asked for.
+    dataset
+        What it was fitted on last.
+    history
+        The epochs that validation judged, for a model that has some.
+    judged
+        What the judge said of the model before any refit.
+    seconds
+        Wall clock of the fits; the judge's time is not in it.
+    """
+
+    model: Recommender[Any]
+    dataset: Dataset
+    history: History | None
+    judged: JudgedT
+    seconds: float
+
+
+def train_model(
+    dataset: Dataset,
+    model: Recommender[Any],
+    *,
+    judge: Callable[[Recommender[Any]], JudgedT],
+    refit: bool = False,
+    selection: FitOptions | None = None,
+    final: FitOptions | None = None,
+) -> Trained[JudgedT]:
+    """Fit a model, hand it to a judge, and fit it once more on validation pairs too if asked.
+
+    Parameters
+    ----------
+    dataset
+        The data set.
+    model
+        A model that is not fitted.
+    judge
+        Told of the model that validation selected, before any refit.
+    refit
+        Train once more on training plus validation pairs, with the number of epochs that
+        validation selected.
+    selection, final
+        Options of the two fits.
+
+    Raises
+    ------
+    UsageError
+        If ``refit`` is asked for without validation pairs.
+    CapabilityError
+        If the model cannot work on the data set.
+    """
+    _check_trainable(dataset, model, refit)
+    began = time.monotonic()
+    model.fit(dataset, selection)
+    seconds = time.monotonic() - began
+    history: History | None = getattr(model, "history", None)
+    judged = judge(model)
+    if refit:
+        dataset = dataset.with_validation_in_training()
+        if history is not None:
+            model = _with_epochs(model, max(history.best_epoch, 1))
+        began = time.monotonic()
+        model.fit(dataset, final)
+        seconds += time.monotonic() - began
+    return Trained(model, dataset, history, judged, seconds)
+
+
 def train_run(
     dataset: Dataset,
     model: Recommender[Any],
@@ -139,26 +215,20 @@ def train_run(
     out = Path(out)
     if (out / RECORD).exists():
         raise UsageError(f"{out} holds a finished run; name another folder, or delete that one.")
-    model.check(dataset.training)
-    if refit and not dataset.training.validation.nnz:
-        raise UsageError(
-            "refit needs validation pairs to select the number of epochs with, and this data set "
-            "has none; train without refit, or prepare the data set with a validation split."
-        )
+    _check_trainable(dataset, model, refit)
     make_folder(out)
-    began = time.monotonic()
     asked = model.config
     selection = _options(out / f"selection-{CHECKPOINT}", progress, checkpoint_seconds)
     final = _options(out / f"refit-{CHECKPOINT}", progress, checkpoint_seconds)
-    model.fit(dataset, selection)
-    history: History | None = getattr(model, "history", None)
-    calibration = _calibration(model, dataset)
-    fitted = dataset
-    if refit:
-        fitted = dataset.with_validation_in_training()
-        if history is not None:
-            model = _with_epochs(model, max(history.best_epoch, 1))
-        model.fit(fitted, final)
+    trained = train_model(
+        dataset,
+        model,
+        judge=lambda selected: _calibration(selected, dataset),
+        refit=refit,
+        selection=selection,
+        final=final,
+    )
+    model, history, calibration = trained.model, trained.history, trained.judged
     record = RunRecord(
         model=model.name,
         preset=model.preset,
@@ -171,7 +241,7 @@ def train_run(
         dataset=str(Path(source).resolve()),
         fingerprint=dataset.fingerprint,
         versions=current_versions(),
-        seconds=time.monotonic() - began,
+        seconds=trained.seconds,
         peak_memory_bytes=_peak_memory(),
     )
     model.save(out / MODEL)
@@ -184,7 +254,16 @@ def train_run(
     for options in (selection, final):
         if options.checkpoint is not None:
             options.checkpoint.unlink(missing_ok=True)
-    return Run(out, record, model, fitted, history, calibration)
+    return Run(out, record, model, trained.dataset, history, calibration)
+
+
+def _check_trainable(dataset: Dataset, model: Recommender[Any], refit: bool) -> None:
+    model.check(dataset.training)
+    if refit and not dataset.training.validation.nnz:
+        raise UsageError(
+            "refit needs validation pairs to select the number of epochs with, and this data set "
+            "has none; train without refit, or prepare the data set with a validation split."
+        )
 
 
 def load_record(path: str | Path) -> RunRecord:
