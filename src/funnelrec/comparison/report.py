@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +13,20 @@ import numpy as np
 import polars as pl
 
 from funnelrec.common.columns import ITEM, RANK, SCORE, USER
-from funnelrec.common.files import atomic_path
 from funnelrec.common.optional import require
 from funnelrec.common.random import stream
 from funnelrec.comparison.findings import findings
+from funnelrec.comparison.page import above, number, percent, plot, table, text, write_page
 from funnelrec.comparison.plots import slices_figure, training_figure
-from funnelrec.comparison.results import ModelResult, comparable_groups, rank_metrics
+from funnelrec.comparison.results import (
+    ModelResult,
+    comparable_groups,
+    protocol_in_words,
+    rank_metrics,
+)
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.diagnostics import Diagnostics
 from funnelrec.data.plots import diagnostic_figures
-from funnelrec.evaluation.protocol import Protocol
 from funnelrec.evaluation.slices import SLICES
 
 SECTIONS = {
@@ -46,10 +48,6 @@ _POLICIES = {
     "drop_pair": "auxiliary events of held-out pairs are removed, so every pair is a discovery",
 }
 _ORDERS = {"time": "the latest are held out", "random": "drawn at random", "given": "as given"}
-# Whatever a file may say, this page loads nothing: neither from the network nor from disk.
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-)
 
 
 @dataclass(frozen=True)
@@ -110,13 +108,13 @@ def describe_users(
     """
     training = dataset.training
     chosen = []
-    for user, number in zip(users, training.user_ids.encode(users).tolist(), strict=True):
+    for user, dense in zip(users, training.user_ids.encode(users).tolist(), strict=True):
         listed = recommendations.filter(pl.col(USER) == user).sort(RANK)
         numbers = training.item_ids.encode(listed[ITEM])
         history = {}
         seen: list[list[str]] = [[] for _ in range(listed.height)]
         for name, part in training.interactions.items():
-            row = slice(part.indptr[number], part.indptr[number + 1])
+            row = slice(part.indptr[dense], part.indptr[dense + 1])
             items = part.indices[row]
             if part.last is not None:
                 items = items[np.argsort(-part.last[row], kind="stable")]
@@ -127,7 +125,7 @@ def describe_users(
             SampledUser(
                 user=user,
                 history=history,
-                held_out=training.item_ids.decode(dataset.test.row(number)).to_list(),
+                held_out=training.item_ids.decode(dataset.test.row(dense)).to_list(),
                 items=listed[ITEM].to_list(),
                 scores=listed[SCORE].to_list(),
                 seen=seen,
@@ -180,7 +178,7 @@ def write_report(
     MissingExtraError
         If plotly is not installed.
     """
-    offline = require("plotly.offline", "plots")
+    require("plotly.graph_objects", "plots")
     groups = comparable_groups(results)
     figures = diagnostic_figures(diagnostics, dataset)
     bodies = {
@@ -193,49 +191,22 @@ def write_report(
         "lists": _lists(samples, selected),
         "made": _made(groups, commands),
     }
-    sections = "\n".join(
-        f'<section id="{name}">\n<h2>{title}</h2>\n{bodies[name]}\n</section>'
-        for name, title in SECTIONS.items()
+    return write_page(
+        path,
+        title=f"funnelrec report: {dataset.manifest.name}",
+        lead=f"{dataset.n_users:,} users, {dataset.n_items:,} items, behaviors "
+        f"{' < '.join(dataset.behaviors)}",
+        sections={name: (title, bodies[name]) for name, title in SECTIONS.items()},
     )
-    links = " ".join(f'<a href="#{name}">{title}</a>' for name, title in SECTIONS.items())
-    title = f"funnelrec report: {_text(dataset.manifest.name)}"
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{title}</title>
-<style>{_resource("_report.css")}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p class="soft">{dataset.n_users:,} users, {dataset.n_items:,} items, behaviors
-{_text(" < ".join(dataset.behaviors))}</p>
-<nav>{links}</nav>
-</header>
-<main>
-{sections}
-</main>
-<script>{offline.get_plotlyjs()}</script>
-<script>{_resource("_report.js")}</script>
-</body>
-</html>
-"""
-    path = Path(path)
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
 
 
 # --- sections ---------------------------------------------------------------------------------
 
 
 def _about(dataset: Dataset, summary: str) -> str:
-    target = _text(dataset.target)
+    target = text(dataset.target)
     return (
-        (f"<p>{_text(summary)}</p>" if summary else "")
+        (f"<p>{text(summary)}</p>" if summary else "")
         + f"<p>Models learned from the log and ranked the whole catalogue for each user. The task: "
         f"the next {target} of each user, held out from the log. Beside the learned models stand "
         "simple rules, because a learned model is worth its cost only where it beats them.</p>"
@@ -257,7 +228,7 @@ def _says(
         for group in groups
         for sentence in findings(group, dataset, metric=metric, selected=selected)
     ]
-    items = "".join(f"<li>{_text(sentence)}</li>" for sentence in sentences)
+    items = "".join(f"<li>{text(sentence)}</li>" for sentence in sentences)
     return (
         f'<ul class="says">{items}</ul><p class="soft">Intervals: 95 %, of the mean difference '
         "over the same users. The sentences follow from the tables by fixed rules.</p>"
@@ -265,14 +236,14 @@ def _says(
 
 
 def _data(dataset: Dataset, diagnostics: Diagnostics, figures: Mapping[str, Any]) -> str:
-    target = _text(dataset.target)
-    behaviors = _table(
+    target = text(dataset.target)
+    behaviors = table(
         ["behavior", "pairs", "events", "users", "items", f"with {target}"],
         [
             [
-                _text(name),
+                text(name),
                 *(f"{n:,}" for n in (size.pairs, size.events, size.users, size.items)),
-                _percent(size.conversion),
+                percent(size.conversion),
             ]
             for name, size in diagnostics.sizes.items()
         ],
@@ -281,23 +252,23 @@ def _data(dataset: Dataset, diagnostics: Diagnostics, figures: Mapping[str, Any]
     )
     full, train = diagnostics.full, diagnostics.training
     rows = [
-        [f"BAR {_text(name)}", _percent(full.bar[name]), _percent(train.bar[name])]
+        [f"BAR {text(name)}", percent(full.bar[name]), percent(train.bar[name])]
         for name in diagnostics.auxiliary
     ]
-    rows.append(["DT", _percent(full.direct), _percent(train.direct)])
+    rows.append(["DT", percent(full.direct), percent(train.direct)])
     rows.append([f"{target} pairs", f"{full.pairs:,}", f"{train.pairs:,}"])
     rows.append(["users without any", f"{full.users_without:,}", f"{train.users_without:,}"])
     rows.append(["items without any", f"{full.items_without:,}", f"{train.items_without:,}"])
-    alignment = _table(
+    alignment = table(
         ["statistic", "full set", "training"],
         rows,
         caption=f"BAR: share of {target} pairs that also have the behavior. "
         "DT: share without any other behavior (RMBRec, Eq. 12).",
     )
     notes = [*dataset.manifest.filters, *dataset.manifest.notes]
-    listed = "".join(f"<li>{_text(note)}</li>" for note in notes)
+    listed = "".join(f"<li>{text(note)}</li>" for note in notes)
     return (
-        f"<p>Source: {_text(dataset.manifest.source or 'not recorded')}.</p>"
+        f"<p>Source: {text(dataset.manifest.source or 'not recorded')}.</p>"
         + behaviors
         + _figure(figures, "funnel")
         + alignment
@@ -314,17 +285,17 @@ def _split(dataset: Dataset, diagnostics: Diagnostics, figures: Mapping[str, Any
     rows = [
         ["pairs", *(f"{part.pairs:,}" for part in parts)],
         ["users", *(f"{part.users:,}" for part in parts)],
-        ["touched before in training", *(_percent(part.touched) for part in parts)],
+        ["touched before in training", *(percent(part.touched) for part in parts)],
     ]
     rows += [
-        [f"&nbsp; by {_text(name)}", *(_percent(part.touched_by[name]) for part in parts)]
+        [f"&nbsp; by {text(name)}", *(percent(part.touched_by[name]) for part in parts)]
         for name in diagnostics.auxiliary
     ]
     if diagnostics.test.touched_at_refit != diagnostics.test.touched:
-        rows.append(["touched at refit", *(_percent(part.touched_at_refit) for part in parts)])
+        rows.append(["touched at refit", *(percent(part.touched_at_refit) for part in parts)])
     shared = [f"{name}: {count:,}" for name, count in diagnostics.overlaps.items() if count]
     overlap = (
-        f"<p><b>Warning: splits share pairs</b> ({_text('; '.join(shared))}).</p>"
+        f"<p><b>Warning: splits share pairs</b> ({text('; '.join(shared))}).</p>"
         if shared
         else "<p>Training, validation and test share no pair.</p>"
     )
@@ -333,7 +304,7 @@ def _split(dataset: Dataset, diagnostics: Diagnostics, figures: Mapping[str, Any
         f"<b>{record.auxiliary}</b>: {_POLICIES[record.auxiliary]}. Validation pairs selected "
         "epochs and models; the test was opened once, for the tables below.</p>"
         + overlap
-        + _table(
+        + table(
             ["held-out pairs", "validation", "test"],
             rows,
             caption="At refit: with the auxiliary events between the validation and the test "
@@ -354,10 +325,10 @@ def _results(groups: Sequence[Sequence[ModelResult]], skipped: Mapping[str, str]
         metrics = rank_metrics(group)
         parts.append(_result_table(group, metrics))
         figure = slices_figure(group, metrics[0])
-        parts.append(_plot(figure, f"{metrics[0].upper()} on test"))
+        parts.append(plot(figure, f"{metrics[0].upper()} on test"))
     if skipped:
         listed = "".join(
-            f"<li><b>{_text(name)}</b>: {_text(reason)}</li>" for name, reason in skipped.items()
+            f"<li><b>{text(name)}</b>: {text(reason)}</li>" for name, reason in skipped.items()
         )
         parts.append(f"<h3>Not trained</h3><ul>{listed}</ul>")
     return "".join(parts)
@@ -377,27 +348,17 @@ def _result_table(group: Sequence[ModelResult], metrics: Sequence[str]) -> str:
         best = {m: max(float(line[m] or 0.0) for line in lines.values()) for m in metrics}
         for model, line in lines.items():
             cells = "".join(
-                f"<td{' class=best' if line[m] == best[m] else ''}>{_number(line[m])}</td>"
+                f"<td{' class=best' if line[m] == best[m] else ''}>{number(line[m])}</td>"
                 for m in metrics
             )
-            body.append(f'<tr><th scope="row">{_text(model)}</th>{cells}</tr>')
-    head = "".join(f'<th scope="col">{_text(metric.upper())}</th>' for metric in metrics)
-    protocol = _text(_in_words(group[0].test.protocol))
+            body.append(f'<tr><th scope="row">{text(model)}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col">{text(metric.upper())}</th>' for metric in metrics)
+    protocol = text(protocol_in_words(group[0].test.protocol))
     return (
-        _caption(f"{protocol}. Bold: the best of the slice.")
+        above(f"{protocol}. Bold: the best of the slice.")
         + '<div class="scroll"><table class="results">'
         f'<thead><tr><th scope="col">model</th>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _in_words(protocol: Protocol) -> str:
-    masked = ", ".join(protocol.masked) or "nothing"
-    candidates = "the whole catalogue" if protocol.candidates == "full" else protocol.candidates
-    refit = ", models refitted with the validation pairs" if protocol.refit else ""
-    return (
-        f"{protocol.evaluated.capitalize()} pairs ranked against {candidates}, masked: {masked}, "
-        f"ties count against the model{refit}"
     )
 
 
@@ -407,12 +368,12 @@ def _training(results: Sequence[ModelResult]) -> str:
     for result in results:
         history = result.history
         kept = "-" if history is None else f"{history.best_epoch} of {len(history.records)}"
-        values = (_number(result.validation.get(name)) for name in metrics)
+        values = (number(result.validation.get(name)) for name in metrics)
         chose = "a rule, no epochs" if history is None else history.stopped
         seconds = f"{result.record.seconds:,.1f}"
-        rows.append([_text(result.name), *values, kept, seconds, _text(chose)])
-    head = [*(_text(f"validation {name.upper()}") for name in metrics), "kept epoch", "seconds"]
-    table = _table(["model", *head, "ended"], rows, text_columns=(len(head) + 1,))
+        rows.append([text(result.name), *values, kept, seconds, text(chose)])
+    head = [*(text(f"validation {name.upper()}") for name in metrics), "kept epoch", "seconds"]
+    trained = table(["model", *head, "ended"], rows, text_columns=(len(head) + 1,))
     refit = (
         "<p>Validation selected the epoch; then each model was trained once more on training plus "
         "validation pairs, with that number of epochs. Models of the test tables are the "
@@ -421,12 +382,12 @@ def _training(results: Sequence[ModelResult]) -> str:
         else ""
     )
     plots = "".join(
-        _plot(training_figure(result.history), f"{result.name}: loss terms and validation")
+        plot(training_figure(result.history), f"{result.name}: loss terms and validation")
         for result in results
         if result.history is not None and result.history.records
     )
     note = '<p class="soft">The dotted line marks the epoch that was kept.</p>' if plots else ""
-    return refit + table + note + plots
+    return refit + trained + note + plots
 
 
 def _lists(samples: Sequence[SampledUser], selected: str | None) -> str:
@@ -435,18 +396,18 @@ def _lists(samples: Sequence[SampledUser], selected: str | None) -> str:
     cards = []
     for sample in samples:
         past = "".join(
-            f"<dt>{_text(name)} ({len(items):,})</dt><dd>{_some(items)}</dd>"
+            f"<dt>{text(name)} ({len(items):,})</dt><dd>{_some(items)}</dd>"
             for name, items in sample.history.items()
         )
         rows = "".join(_list_row(sample, place) for place in range(len(sample.items)))
         cards.append(
-            f'<div class="card"><h3>User {_text(sample.user)}</h3><dl>{past}'
+            f'<div class="card"><h3>User {text(sample.user)}</h3><dl>{past}'
             f"<dt>held out</dt><dd>{_some(sample.held_out)}</dd></dl>"
             '<div class="scroll"><table><thead><tr><th>rank</th><th class="text">item</th>'
             '<th>score</th><th class="text">before</th></tr></thead>'
             f"<tbody>{rows}</tbody></table></div></div>"
         )
-    of = f" of <b>{_text(selected)}</b>" if selected else ""
+    of = f" of <b>{text(selected)}</b>" if selected else ""
     return (
         f"<p>Lists{of} for {len(samples)} test users drawn at random, with what each had done "
         "before (latest first where the log is dated) and the purchase held out from the model."
@@ -456,10 +417,10 @@ def _lists(samples: Sequence[SampledUser], selected: str | None) -> str:
 
 def _list_row(sample: SampledUser, place: int) -> str:
     hit = sample.items[place] in sample.held_out
-    before = _text(", ".join(sample.seen[place])) or "new"
+    before = text(", ".join(sample.seen[place])) or "new"
     return (
         f"<tr{' class=hit' if hit else ''}><th>{place + 1}</th>"
-        f'<td class="text">{_text(sample.items[place])}</td><td>{sample.scores[place]:.4g}</td>'
+        f'<td class="text">{text(sample.items[place])}</td><td>{sample.scores[place]:.4g}</td>'
         f'<td class="text">{before}{", <b>bought next</b>" if hit else ""}</td></tr>'
     )
 
@@ -467,7 +428,7 @@ def _list_row(sample: SampledUser, place: int) -> str:
 def _made(groups: Sequence[Sequence[ModelResult]], commands: Sequence[Sequence[str]]) -> str:
     parts = []
     if commands:
-        lines = "\n".join(_text(shlex.join(words)) for words in commands)
+        lines = "\n".join(text(shlex.join(words)) for words in commands)
         parts.append(f"<p>The same again:</p><pre>{lines}</pre>")
     for group in groups:
         protocol = group[0].test.protocol.model_dump(mode="json")
@@ -476,13 +437,13 @@ def _made(groups: Sequence[Sequence[ModelResult]], commands: Sequence[Sequence[s
         parts.append(
             "<h3>Protocol record</h3><p>Figures may be compared only where this record agrees, "
             "versions and device apart.</p>"
-            f"<pre>{_text(json.dumps(protocol, indent=2, ensure_ascii=False))}</pre>"
+            f"<pre>{text(json.dumps(protocol, indent=2, ensure_ascii=False))}</pre>"
         )
         for result in group:
             config = json.dumps(dict(result.record.config), indent=2, ensure_ascii=False)
             parts.append(
-                f"<details><summary>Settings of {_text(result.name)} (seed {result.record.seed}, "
-                f"{_text(result.record.device)})</summary><pre>{_text(config)}</pre></details>"
+                f"<details><summary>Settings of {text(result.name)} (seed {result.record.seed}, "
+                f"{text(result.record.device)})</summary><pre>{text(config)}</pre></details>"
             )
     return "".join(parts)
 
@@ -490,72 +451,11 @@ def _made(groups: Sequence[Sequence[ModelResult]], commands: Sequence[Sequence[s
 # --- pieces -----------------------------------------------------------------------------------
 
 
-def _text(value: Any) -> str:
-    return escape(str(value))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
-
-
 def _some(items: Sequence[Any]) -> str:
-    shown = ", ".join(_text(item) for item in items[:_SHOWN_HISTORY])
+    shown = ", ".join(text(item) for item in items[:_SHOWN_HISTORY])
     more = len(items) - _SHOWN_HISTORY
     return (f"{shown} and {more:,} more" if more > 0 else shown) or "nothing"
 
 
-def _table(
-    head: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    caption: str = "",
-    text_columns: Sequence[int] = (),
-) -> str:
-    """Return a table; cells are HTML already."""
-
-    def kind(place: int) -> str:
-        return ' class="text"' if place in text_columns else ""
-
-    top = "".join(f'<th scope="col"{kind(place)}>{name}</th>' for place, name in enumerate(head))
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>'
-        + "".join(f"<td{kind(place)}>{cell}</td>" for place, cell in enumerate(row[1:], start=1))
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        (_caption(caption) if caption else "")
-        + f'<div class="scroll"><table><thead><tr>{top}</tr></thead>'
-        + f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _caption(text: str) -> str:
-    # Not a caption element: that is as wide as its table, and a wide table scrolls.
-    return f'<p class="caption">{text}</p>'
-
-
 def _figure(figures: Mapping[str, Any], name: str) -> str:
-    return _plot(figures[name], str(figures[name].layout.title.text)) if name in figures else ""
-
-
-def _plot(figure: Any, title: str) -> str:
-    """Return a figure as data that the page's script draws; the title folds in narrow windows."""
-    content = json.loads(figure.to_json())
-    layout = content["layout"]
-    layout.pop("title", None)
-    layout["margin"] = {**layout.get("margin", {}), "t": 40}
-    # As data, a plot can end no script element: there is no "<" in it.
-    data = json.dumps(content, ensure_ascii=True).replace("<", "\\u003c")
-    return (
-        f'<figure><figcaption>{_text(title)}</figcaption><div class="plot"></div>'
-        f'<script type="application/json">{data}</script></figure>'
-    )
-
-
-def _resource(name: str) -> str:
-    return (files("funnelrec.comparison") / name).read_text(encoding="utf-8")
+    return plot(figures[name], str(figures[name].layout.title.text)) if name in figures else ""

@@ -12,6 +12,7 @@ import numpy as np
 from funnelrec.common.columns import USER
 from funnelrec.common.errors import UsageError
 from funnelrec.evaluation.evaluate import Evaluation
+from funnelrec.evaluation.protocol import Protocol
 from funnelrec.evaluation.slices import SliceName
 from funnelrec.models.runs import RunRecord
 from funnelrec.training.history import History
@@ -116,3 +117,14 @@ def rank_metrics(results: Sequence[ModelResult]) -> list[str]:
     names = [name for name in results[0].test.slices["discovery"] if name in common]
     wanted = [name for name in names if name.split("/")[-1].startswith(("hr@", "ndcg@"))]
     return sorted(wanted, key=lambda name: (int(name.split("@")[1]), name))
+
+
+def protocol_in_words(protocol: Protocol) -> str:
+    """Return what was ranked, against what and under which rules, as a sentence without its dot."""
+    masked = ", ".join(protocol.masked) or "nothing"
+    candidates = "the whole catalogue" if protocol.candidates == "full" else protocol.candidates
+    refit = ", models refitted with the validation pairs" if protocol.refit else ""
+    return (
+        f"{protocol.evaluated.capitalize()} pairs ranked against {candidates}, masked: {masked}, "
+        f"ties count against the model{refit}"
+    )
