@@ -29,10 +29,11 @@ _CHOSEN = (
 def keep_freed_memory() -> bool:
     """Make this process keep freed memory for its next allocations, and say whether it does.
 
-    For programs, before their work starts: the command line calls it in ``train``, ``tune`` and
-    ``demo``, and importing funnelrec or using it as a library never does. It holds for the whole
-    process and cannot be taken back. glibc then takes memory from its heap alone, never trims
-    that heap, and lets it grow by 256 MiB at a time, of which untouched pages cost nothing.
+    For programs, before their work starts: the command line calls it in ``train``, ``tune``,
+    ``compare`` and ``demo``, and importing funnelrec or using it as a library never does. It
+    holds for the whole process and cannot be taken back. glibc then takes memory from its heap
+    alone, never trims that heap, and lets it grow by 256 MiB at a time, of which untouched pages
+    cost nothing.
 
     Returns
     -------
