@@ -74,6 +74,7 @@ def test_every_command_has_examples(name: str) -> None:
     [
         ("train", ("nowhere", "--model", "mf_bpr", "--out", "x"), 1),
         ("tune", ("nowhere", "--model", "mf_bpr", "--trials", "1", "--out", "x"), 1),
+        ("compare", ("nowhere", "--models", "mf_bpr", "--out", "x"), 1),
         ("demo", ("--data", "nowhere.csv", "--out", "x"), 1),
         ("diagnose", ("nowhere",), 0),
         ("evaluate", ("nowhere",), 0),

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from funnelrec.cli import (
+    compare,
     demo,
     diagnose,
     evaluate,
@@ -36,6 +37,7 @@ TRACEBACK = "FUNNELREC_TRACEBACK"
 _RESUMES = {
     "train": "; the same command goes on from the last checkpoint",
     "tune": "; the same command goes on after the last finished trial",
+    "compare": "; the same command goes on without repeating a finished training",
 }
 
 
@@ -64,7 +66,8 @@ class _Commands(TyperGroup):
                     complete_var=complete_var,
                     standalone_mode=False,
                     windows_expand_args=windows_expand_args,
-                    **extra,
+                    # What was typed, for a command that repeats it in what it writes.
+                    **{"obj": given, **extra},
                 )
                 sys.stdout.flush()
             except BrokenPipeError:
@@ -174,6 +177,7 @@ for _module in (
     tune,
     train,
     evaluate,
+    compare,
     recommend,
     hesitations,
     explain,

@@ -199,6 +199,25 @@ def tune(
     return Search(model, judge.metric, slice_name, tuple(done), out)
 
 
+def load_search(out: str | Path) -> Search | None:
+    """Return the search stored in a folder, None where none was begun.
+
+    Raises
+    ------
+    DataError
+        If the folder holds something else.
+    """
+    out = Path(out)
+    if not (out / HEADER).is_file():
+        return None
+    stored = read_json(out / HEADER)
+    try:
+        model, metric, part = (stored[name] for name in ("model", "metric", "slice"))
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{out / HEADER} is no record of a search; name another folder.") from error
+    return Search(model, metric, part, tuple(_read_trials(out / TRIALS)), out)
+
+
 @dataclass(frozen=True)
 class _Maker:
     """Makes the model of a trial."""
