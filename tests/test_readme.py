@@ -16,7 +16,11 @@ from funnelrec.models import model_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SMALL = ["--users", "80", "--items", "60", "--set", "n_categories=6"]
+# What makes a command of the README quick here.
+SMALL = {
+    "simulate": ["--users", "80", "--items", "60", "--set", "n_categories=6"],
+    "compare": ["--no-isolate", "--progress", "none"],
+}
 
 
 def blocks(language: str) -> list[str]:
@@ -55,16 +59,18 @@ def test_python_example(
 def test_command_line_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks("sh") for line in block.splitlines() if "funnelrec " in line]
-    assert len(lines) == 9
+    assert len(lines) == 10
     for line in lines:
         words = shlex.split(line)[1:]
-        small = SMALL if words[0] == "simulate" else []
+        small = SMALL.get(words[0], [])
         with pytest.raises(SystemExit) as ended:
             app([*words, *small], prog_name="funnelrec")
         assert ended.value.code == 0, line
     assert Path("recommendations.parquet").is_file()
     for shown in ("hesitations.parquet", "reliability.html", "u00042.html"):
         assert Path(shown).is_file()
+    assert Path("comparison/comparison.html").is_file()
+    assert len(list(Path("comparison/runs").iterdir())) == 5
 
 
 def test_the_table_lists_every_model() -> None:
