@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from funnelrec.common.memory import keep_freed_memory
+from funnelrec.common.memory import prefer_huge_pages
 from funnelrec.evaluation import evaluate
 from funnelrec.evaluation.masking import Split
 from funnelrec.evaluation.protocol import current_versions
@@ -399,7 +399,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    keep_freed_memory()
+    prefer_huge_pages()
     if arguments.step == "table":
         table()
         return

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from funnelrec.common.memory import keep_freed_memory
+from funnelrec.common.memory import prefer_huge_pages
 from funnelrec.common.random import derived_seed
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.interactions import Interactions
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    keep_freed_memory()
+    prefer_huge_pages()
     if arguments.step == "run":
         run()
     else:

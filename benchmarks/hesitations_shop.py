@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from funnelrec.common.memory import keep_freed_memory
+from funnelrec.common.memory import prefer_huge_pages
 from funnelrec.comparison.hesitation_study import (
     TASKS,
     LabelledPairs,
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    keep_freed_memory()
+    prefer_huge_pages()
     if arguments.step == "table":
         table()
         return

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import torch
 
 from funnelrec.common.errors import CapabilityError
-from funnelrec.common.memory import keep_freed_memory
+from funnelrec.common.memory import prefer_huge_pages
 from funnelrec.comparison.published import published_figures
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.events import read_events
@@ -501,7 +501,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    keep_freed_memory()
+    prefer_huge_pages()
     chosen = {name for name in arguments.models.split(",") if name}
     if arguments.step == "search":
         search(arguments.dataset, chosen)

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from funnelrec.common.memory import keep_freed_memory
+from funnelrec.common.memory import prefer_huge_pages
 from funnelrec.comparison.search import Trial, tune
 from funnelrec.evaluation import evaluate
 from funnelrec.evaluation.protocol import current_versions
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    keep_freed_memory()
+    prefer_huge_pages()
     if arguments.step == "table":
         table()
     else:

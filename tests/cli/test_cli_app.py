@@ -81,7 +81,7 @@ def test_every_command_has_examples(name: str) -> None:
         ("prepare", ("nowhere.csv", "--out", "x"), 0),
     ],
 )
-def test_training_commands_keep_freed_memory_before_they_begin(
+def test_training_commands_ask_for_huge_pages_before_they_begin(
     name: str,
     options: tuple[str, ...],
     kept: int,
@@ -89,7 +89,7 @@ def test_training_commands_keep_freed_memory_before_they_begin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[None] = []
-    monkeypatch.setattr("funnelrec.common.memory.keep_freed_memory", lambda: calls.append(None))
+    monkeypatch.setattr("funnelrec.common.memory.prefer_huge_pages", lambda: calls.append(None))
     monkeypatch.chdir(tmp_path)
     # The data are not there: what was called was called before any work.
     funnelrec(name, *options, code=2)

@@ -1,134 +1,89 @@
 from __future__ import annotations
 
-import ctypes
-import platform
+import os
 import subprocess
 import sys
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from funnelrec.common import memory
 
-GLIBC = platform.libc_ver()[0] == "glibc"
-VARIABLES = (
-    *("FUNNELREC_KEEP_MEMORY", "GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"),
-    *("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"),
-)
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file that says what the system does, in a plain environment."""
+    for name in (memory.SWITCH, memory.OF_TORCH):
+        # Set first, so that what the function sets is taken back, too.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    path = tmp_path / "enabled"
+    path.write_text("always [madvise] never\n")
+    monkeypatch.setattr(memory, "_STATE", path)
+    return path
 
 
-class Library:
-    """A C library with mallopt, that writes down what it is asked for."""
-
-    def __init__(self, answer: int = 1) -> None:
-        self.asked: list[tuple[int, int]] = []
-
-        def mallopt(option: int, value: int) -> int:
-            self.asked.append((option, value))
-            return answer
-
-        self.mallopt = mallopt
-        self.gnu_get_libc_version = lambda: b"2.36"
+def test_torch_is_asked(state: Path) -> None:
+    assert memory.prefer_huge_pages()
+    assert os.environ[memory.OF_TORCH] == "1"
+    state.write_text("[always] madvise never\n")
+    assert memory.prefer_huge_pages()
 
 
-@pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+def test_where_the_system_has_none_nothing_changes(state: Path) -> None:
+    state.write_text("always madvise [never]\n")
+    assert not memory.prefer_huge_pages()
+    state.unlink()
+    assert not memory.prefer_huge_pages()
+    assert memory.OF_TORCH not in os.environ
 
 
-def use(monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
-
-
-def test_glibc_is_asked_to_keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = Library()
-    use(monkeypatch, library)
-    assert memory.keep_freed_memory()
-    # No block from the system alone, no trimming, 256 MiB more at a time.
-    assert library.asked == [(-4, 0), (-1, -1), (-2, 268_435_456)]
-
-
-def test_a_refusal_is_told_and_does_not_end_the_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = Library(answer=0)
-    use(monkeypatch, library)
-    assert not memory.keep_freed_memory()
-    assert len(library.asked) == 3
-
-
-@pytest.mark.parametrize("missing", ["mallopt", "gnu_get_libc_version"])
-def test_no_glibc_no_change(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = Library()
-    delattr(library, missing)
-    use(monkeypatch, library)
-    assert not memory.keep_freed_memory()
-    assert library.asked == []
-
-
-@pytest.mark.parametrize("error", [OSError, TypeError])
-def test_no_c_library_no_change(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(name: None) -> None:
-        raise error("no library of that name")
-
-    monkeypatch.setattr(ctypes, "CDLL", none)
-    assert not memory.keep_freed_memory()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("FUNNELREC_KEEP_MEMORY", "0"),
-        ("MALLOC_TOP_PAD_", "1000000"),
-        ("GLIBC_TUNABLES", "glibc.malloc.mmap_max=4"),
-    ],
-)
+@pytest.mark.parametrize("name", [memory.SWITCH, memory.OF_TORCH])
 def test_the_environment_goes_before(
-    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+    state: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library = Library()
-    use(monkeypatch, library)
-    monkeypatch.setenv(name, value)
-    assert not memory.keep_freed_memory()
-    assert library.asked == []
-    monkeypatch.setenv(name, "1" if name == "FUNNELREC_KEEP_MEMORY" else "glibc.cpu.x=1")
-    assert memory.keep_freed_memory() == (name != "MALLOC_TOP_PAD_")
+    assert state.exists()
+    monkeypatch.setenv(name, "0")
+    assert not memory.prefer_huge_pages()
+    assert os.environ.get(memory.OF_TORCH, "0") == "0"
+    monkeypatch.setenv(name, "1")
+    assert memory.prefer_huge_pages()
 
 
-@pytest.mark.skipif(not GLIBC, reason="the C library is not glibc")
-@pytest.mark.parametrize("kept", [False, True])
-def test_freed_memory_stays(kept: bool, python_environment: dict[str, str]) -> None:
-    program = (
-        "import sys\n"
-        "from funnelrec.common.memory import keep_freed_memory\n"
-        "assert keep_freed_memory() == (sys.argv[1] == 'True')\n"
-        "def resident():\n"
-        "    return int(open('/proc/self/statm').read().split()[1]) * 4096 / 2**20\n"
-        "blocks = [bytearray(b'x') * 2**25 for _ in range(3)]\n"
-        "before = resident()\n"
-        "del blocks\n"
-        "print(before - resident())\n"
-    )
-    environment = python_environment if kept else python_environment | {memory.SWITCH: "0"}
+def faults(program: str, environment: dict[str, str]) -> int:
     done = subprocess.run(
-        [sys.executable, "-c", program, str(kept)],
+        [sys.executable, "-c", program],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.stderr == ""
-    given_back = float(done.stdout)
-    assert given_back < 1 if kept else given_back > 90
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
 
 
-def test_neither_import_nor_the_library_changes_memory(
-    python_environment: dict[str, str],
-) -> None:
+def test_large_arrays_come_in_few_pages(python_environment: dict[str, str]) -> None:
+    if not memory._STATE.exists() or "[madvise]" not in memory._STATE.read_text():
+        pytest.skip("huge pages are not there, or not a matter of choice")
     program = (
-        "import importlib, pkgutil\n"
-        "import funnelrec.common.memory as memory\n"
-        "def never(): raise AssertionError('called')\n"
-        "memory.keep_freed_memory = never\n"
+        "import resource, torch\n"
+        "from funnelrec.common.memory import prefer_huge_pages\n"
+        "prefer_huge_pages()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(10):\n"
+        "    torch.ones(2**23)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    plain = {name: value for name, value in python_environment.items() if name != memory.OF_TORCH}
+    # 10 arrays of 32 MiB are 81,920 pages of 4 KiB, or 160 of 2 MiB.
+    without, found = faults(program, plain | {memory.SWITCH: "0"}), faults(program, plain)
+    assert without > 80_000
+    assert found < without / 4
+
+
+def test_neither_import_nor_the_library_asks(python_environment: dict[str, str]) -> None:
+    program = (
+        "import importlib, os, pkgutil\n"
         "import funnelrec\n"
         "names = [m.name for m in pkgutil.walk_packages(funnelrec.__path__, 'funnelrec.')]\n"
         "for name in names:\n"
@@ -137,14 +92,8 @@ def test_neither_import_nor_the_library_changes_memory(
         "from funnelrec import create_model\n"
         "from funnelrec.testing import tiny_dataset\n"
         "create_model('mf_bpr', epochs=1).fit(tiny_dataset())\n"
+        "assert 'THP_MEM_ALLOC_ENABLE' not in os.environ\n"
         "print(len(names))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=python_environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 50
+    plain = {name: value for name, value in python_environment.items() if name != memory.OF_TORCH}
+    assert faults(program, plain) > 50

@@ -111,12 +111,12 @@ def command(
     """
     import torch
 
-    from funnelrec.common.memory import keep_freed_memory
+    from funnelrec.common.memory import prefer_huge_pages
     from funnelrec.comparison.document import write_comparison
     from funnelrec.comparison.entries import parse_entries, read_spec
     from funnelrec.comparison.runner import compare
 
-    keep_freed_memory()
+    prefer_huge_pages()
     if threads is not None:
         torch.set_num_threads(threads)
     given = read_spec(spec) if spec is not None else None

@@ -40,10 +40,10 @@ def command(
 
     Ends with a report page that opens without a network.
     """
-    from funnelrec.common.memory import keep_freed_memory
+    from funnelrec.common.memory import prefer_huge_pages
     from funnelrec.comparison.demo import run_demo
 
-    keep_freed_memory()
+    prefer_huge_pages()
     run_demo(
         out,
         data=data,

@@ -63,13 +63,13 @@ def command(
     import torch
 
     from funnelrec.common.config import parse_assignments
-    from funnelrec.common.memory import keep_freed_memory
+    from funnelrec.common.memory import prefer_huge_pages
     from funnelrec.data.dataset import Dataset
     from funnelrec.evaluation.evidence import EvidenceModel
     from funnelrec.models import create_model
     from funnelrec.models.runs import CHECKPOINT, RECORD, train_run
 
-    keep_freed_memory()
+    prefer_huge_pages()
     if threads is not None:
         torch.set_num_threads(threads)
     created = create_model(

@@ -54,11 +54,11 @@ def command(
     import torch
 
     from funnelrec.common.config import parse_assignments
-    from funnelrec.common.memory import keep_freed_memory
+    from funnelrec.common.memory import prefer_huge_pages
     from funnelrec.comparison.search import Trial, tune
     from funnelrec.data.dataset import Dataset
 
-    keep_freed_memory()
+    prefer_huge_pages()
     if threads is not None:
         torch.set_num_threads(threads)
 

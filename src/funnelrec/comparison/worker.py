@@ -17,7 +17,7 @@ from typing import Any
 
 from funnelrec.common.errors import FunnelrecError
 from funnelrec.common.files import write_json
-from funnelrec.common.memory import keep_freed_memory
+from funnelrec.common.memory import prefer_huge_pages
 from funnelrec.comparison.jobs import Job, execute, failed, keep
 from funnelrec.comparison.search import Trial, tune
 from funnelrec.data.dataset import Dataset
@@ -84,7 +84,7 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     """Read the task and do it."""
-    keep_freed_memory()
+    prefer_huge_pages()
     task = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
