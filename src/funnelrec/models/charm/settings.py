@@ -262,7 +262,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 # Printed: lr, Xavier, batch, d, L, tau and the three weights. At 1e-5 a run takes some 1e5 steps.
 PAPER: Mapping[str, Any] = MappingProxyType({"learning_rate": 1e-5, "epochs": 2000})
-# Chosen on validation of taobao15k, one seed, and what Eqs. 7, 8 and 12 look at on a simulated shop;
+# Chosen on validation of taobao15k, one seed; what Eqs. 7, 8 and 12 look at, on a simulated shop;
 # docs/reproduction.md has what was tried.
 PRACTICAL: Mapping[str, Any] = MappingProxyType(
     {
