@@ -12,6 +12,7 @@ import pytest
 from comparison_helpers import Floats, made_result
 
 from funnelrec.common.errors import UsageError
+from funnelrec.comparison.document import sentences
 from funnelrec.comparison.entries import Entry
 from funnelrec.comparison.jobs import PER_USER, Job, JobRecord, Perturbation
 from funnelrec.comparison.runner import Comparison, Outcome, Point
@@ -194,6 +195,23 @@ def test_other_protocols_have_tables_of_their_own(tmp_path: Path) -> None:
     )
     assert overall["difference"] == pytest.approx((draws(2) - draws(1)).mean())
     assert overall["t_p_holm"] >= overall["t_p"]
+
+
+def test_a_leader_is_told_with_the_next_as_it_stands_in_the_table(tmp_path: Path) -> None:
+    # Not the leader's mean less the difference: rounding made that -0.0000.
+    leading = np.full(USERS, 0.1) + np.arange(USERS) / 300
+    result = comparison(
+        [outcome(tmp_path, RULE, np.zeros(USERS)), outcome(tmp_path, LIGHT, leading)], RULE, LIGHT
+    )
+    (group,) = groups(result, [], draws=50)
+    said = sentences(group, "ndcg@10")
+    assert len(said) == 3
+    assert said[0].startswith(
+        f"Overall, {USERS} users: light leads with NDCG@10 {leading.mean():.4f}, then conversion "
+        "with 0.0000; the difference of"
+    )
+    assert said[0].endswith("(t-test p < 0.0001, Wilcoxon p < 0.0001).")
+    assert "is more than chance over these users" in said[0]
 
 
 def test_noise_is_read_against_the_same_seeds(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def sentences(group: Group, metric: str) -> list[str]:
                 "measured."
             )
             continue
-        second = best.mean - best.tests.mean
+        second = next(verdict.mean for verdict in own if verdict.entry == best.other)
         said.append(
             f"{head}{best.entry} leads with {_shown(metric)} {best.mean:.4f}, then {best.other} "
             f"with {second:.4f}; the difference of {best.tests.mean:.4f} "
