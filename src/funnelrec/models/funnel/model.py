@@ -85,6 +85,9 @@ class Funnel(Recommender[FunnelSettings]):
         )
         heard = data.without(*(name for name in data.auxiliary if name not in weights))
         held = stream(self.seed, "held").random(data.n_users) < config.held_users
+        # Where nobody with a purchase was held back, everybody has to do.
+        buyers = heard.purchases.user_degrees > 0
+        read = held if (held & buyers).any() else buyers
         touched: list[Examples] = []
         pooled: list[Examples] = []
         grown = TreeSettings(
@@ -99,8 +102,9 @@ class Funnel(Recommender[FunnelSettings]):
                 before = moment(heard, fold, seed=self.seed)
                 if before.hidden.nnz:
                     here, there = self._examples(before, weights)
-                    touched.append(here)
-                    pooled.append(there)
+                    touched.append(here.needed(read))
+                    pooled.append(there.needed(read))
+                    del here, there
             parts = {}
             for purpose, examples in (("conversion", touched), ("discovery", pooled)):
                 steps.begin(f"trees of the {purpose} part")
@@ -115,7 +119,7 @@ class Funnel(Recommender[FunnelSettings]):
                 )
             conversion, discovery = parts["conversion"], parts["discovery"]
             steps.begin("what decides between the parts")
-            shares = self._fit_shares(heard, touched, pooled, conversion, discovery, held)
+            shares = self._fit_shares(heard, touched, pooled, conversion, discovery, read)
             del touched, pooled, examples
             steps.begin("probabilities of every user")
             self._merge(present(heard), weights, conversion, discovery, shares)
@@ -152,9 +156,9 @@ class Funnel(Recommender[FunnelSettings]):
         pooled: list[Examples],
         conversion: Part,
         discovery: Part,
-        held: np.ndarray[tuple[int], np.dtype[np.bool_]],
+        read: np.ndarray[tuple[int], np.dtype[np.bool_]],
     ) -> Shares:
-        """Return what decides between the parts, from users who grew no tree."""
+        """Return what decides between the parts, from the users marked, who grew no tree."""
         if not touched:
             nothing = fit_logistic(np.empty((0, _INPUTS)), np.empty(0, dtype=np.bool_))
             return Shares(nothing, converting=0.5, reach=0.5)
@@ -163,9 +167,7 @@ class Funnel(Recommender[FunnelSettings]):
         for fold, (here, there) in enumerate(zip(touched, pooled, strict=True)):
             before = moment(data, fold, seed=self.seed)
             hidden = before.hidden
-            asked = held & (hidden.user_degrees > 0)
-            if not asked.any():
-                asked = hidden.user_degrees > 0
+            asked = read & (hidden.user_degrees > 0)
             mine, pools = here.of_users(asked), there.of_users(asked)
             rows = user_inputs(
                 mine.candidates,

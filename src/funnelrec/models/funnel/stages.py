@@ -42,6 +42,12 @@ class Examples:
         features = Features(self.features.names, self.features.values[rows])
         return Examples(self.candidates.select(rows), features, self.labels[rows])
 
+    def needed(self, read: npt.NDArray[np.bool_]) -> Examples:
+        """Return the lists that hold a label, and those of the users marked; no other is read."""
+        users = read.copy()
+        users[self.candidates.users[self.labels]] = True
+        return self.of_users(users)
+
     def lists(self, users: npt.NDArray[np.bool_]) -> Lists:
         """Return the lists of the users marked (shape ``(n_users,)``) that hold a label."""
         having = np.zeros(self.candidates.n_users, dtype=np.bool_)
