@@ -21,7 +21,15 @@ from funnelrec.models.funnel.ranker import Lists, TreeSettings
 from funnelrec.models.funnel.stages import Examples, fit_part, thinned
 from funnelrec.testing import make_dataset, tiny_dataset
 
-SMALL = {"trees": 40, "leaves": 8, "least_rows": 20, "dim": 8, "neighbors": 20, "pool": 20}
+SMALL = {
+    "committee": 1,
+    "trees": 40,
+    "leaves": 8,
+    "least_rows": 20,
+    "dim": 8,
+    "neighbors": 20,
+    "pool": 20,
+}
 SMALL_TREES = TreeSettings(trees=40, leaves=8, learning_rate=0.1, least_rows=20)
 Longs = npt.NDArray[np.int64]
 
@@ -106,7 +114,9 @@ def held_places(data: Dataset, *, leak: bool) -> npt.NDArray[np.float64]:
             extra = np.column_stack([table.values, labels]).astype(np.float32)
             table = Features((*table.names, "leak"), extra)
         examples.append(Examples(made.candidates, table, labels))
-    part = fit_part(examples, held, SMALL_TREES, most=10**6, rivals=30, seed=0, purpose="test")
+    part = fit_part(
+        examples, held, SMALL_TREES, most=10**6, rivals=30, committee=1, seed=0, purpose="test"
+    )
     places = []
     for one in examples:
         lists = one.lists(held)
@@ -312,3 +322,21 @@ def test_thinned_lists_keep_every_label_and_about_so_many_rivals() -> None:
     assert thin.sizes[:300].mean() == pytest.approx(21, abs=1)
     # A list that is short enough stays whole.
     assert (thin.sizes[300:] == 10).all()
+
+
+def test_a_committee_averages_its_rankers() -> None:
+    data = shop(11, rates=np.where(np.arange(60) % 6 == 0, 20.0, 1.0))
+    before = moment(data.training, 0, seed=0)
+    made = TouchedFeatures(before, smoothing=5.0, budget=2**30)
+    examples = Examples(made.candidates, made.table(), made.candidates.are(before.hidden))
+    held = np.arange(data.n_users) % 3 == 0
+    part = fit_part(
+        [examples], held, SMALL_TREES, most=10**6, rivals=30, committee=3, seed=0, purpose="test"
+    )
+    scores = [ranker.predict(examples.features.values) for ranker in part.rankers]
+    assert len({ranker.text for ranker in part.rankers}) == 3
+    total = sum(scale * one for scale, one in zip(part.scales, scores, strict=True))
+    np.testing.assert_allclose(part.logits(examples.features.values), total)
+    # None of the three decides alone.
+    spreads = [scale * one.std() for scale, one in zip(part.scales, scores, strict=True)]
+    assert max(spreads) < 3 * min(spreads)

@@ -48,7 +48,7 @@ class Funnel(Recommender[FunnelSettings]):
     the interaction graph. What the pool misses shares :math:`P(0 \mid u)(1 - q)` by popularity,
     where q is how often pools held the purchase.
 
-    - :math:`f_k` are gradient-boosted trees (list-wise cross entropy) on features x of the pair:
+    - :math:`f_k` are a committee of gradient-boosted trees on features x of the pair:
       see :class:`TouchedFeatures` and :func:`untouched_features`.
     - :math:`s_k` is fitted by likelihood, and :math:`P(1 \mid u)` is a logistic regression on
       how the two lists look, so that touched and untouched items compete on one scale.
@@ -60,8 +60,8 @@ class Funnel(Recommender[FunnelSettings]):
 
     Trees, scale and logistic regression are fitted on disjoint users.
 
-    Departures: none published; the model is stated here. the loss of the trees
-    after Bruch, WWW 2021; the spectral filter after Shen et al., CIKM 2021.
+    Departures: none published; the model is stated here. Losses of the trees after Bruch, WWW
+    2021, and Burges, MSR-TR-2010-82; the spectral filter after Shen et al., CIKM 2021.
     """
 
     name = "funnel"
@@ -114,6 +114,7 @@ class Funnel(Recommender[FunnelSettings]):
                     grown,
                     most=config.lists,
                     rivals=config.rivals,
+                    committee=config.committee,
                     seed=self.seed,
                     purpose=purpose,
                 )
@@ -124,15 +125,26 @@ class Funnel(Recommender[FunnelSettings]):
             steps.begin("probabilities of every user")
             self._merge(present(heard), weights, conversion, discovery, shares)
         self._trees = {
-            name: part.ranker.dump()
-            for name, part in (("conversion", conversion), ("discovery", discovery))
-            if part.ranker is not None
+            f"{name}.{member}": ranker.dump()
+            for name, part in parts.items()
+            for member, ranker in enumerate(part.rankers)
         }
 
     def gains(self) -> Mapping[str, Mapping[str, float]]:
         """Return what each feature brought to the trees of each part, as shares of the whole."""
         _ = self.data
-        return {name: TreeRanker.load(text).gains() for name, text in self._trees.items()}
+        found: dict[str, dict[str, float]] = {}
+        for name, text in self._trees.items():
+            part = found.setdefault(name.partition(".")[0], {})
+            for feature, share in TreeRanker.load(text).gains().items():
+                part[feature] = part.get(feature, 0.0) + share
+        return {
+            name: {
+                feature: share / sum(part.values())
+                for feature, share in sorted(part.items(), key=lambda entry: -entry[1])
+            }
+            for name, part in found.items()
+        }
 
     def _examples(self, now: Moment, weights: Mapping[str, float]) -> tuple[Examples, Examples]:
         """Return the touched and the untouched candidates of a moment with their features."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ import torch
 from funnelrec.common.random import derived_seed
 from funnelrec.data.interactions import LongArray
 from funnelrec.models.funnel.candidates import Doubles, Floats
+
+Objective = Literal["rank_xendcg", "lambdarank"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 _FEWEST = 20
 """Trees that are kept whatever the lists held back say."""
@@ -129,12 +132,20 @@ class TreeRanker:
 
 
 def fit_ranker(
-    lists: Lists, names: Sequence[str], settings: TreeSettings, *, seed: int, held: Lists
+    lists: Lists,
+    names: Sequence[str],
+    settings: TreeSettings,
+    *,
+    objective: Objective,
+    seed: int,
+    held: Lists,
 ) -> TreeRanker:
-    """Return trees fitted by a list-wise cross entropy, stopped by NDCG@10 on ``held``.
+    """Return trees fitted to order lists, stopped by NDCG@10 on ``held``.
 
-    Reference: Bruch, "An Alternative Cross Entropy Loss for Learning-to-Rank", WWW 2021;
-    Ke et al., "LightGBM: A Highly Efficient Gradient Boosting Decision Tree", NeurIPS 2017.
+    Reference: Bruch, "An Alternative Cross Entropy Loss for Learning-to-Rank", WWW 2021
+    (``rank_xendcg``); Burges, "From RankNet to LambdaRank to LambdaMART: An Overview",
+    MSR-TR-2010-82 (``lambdarank``); Ke et al., "LightGBM: A Highly Efficient Gradient Boosting
+    Decision Tree", NeurIPS 2017.
 
     Parameters
     ----------
@@ -144,6 +155,8 @@ def fit_ranker(
         Name of each feature.
     settings
         See :class:`TreeSettings`.
+    objective
+        The list-wise cross entropy, or pairs weighed by what a swap changes.
     seed
         Decides which rows and features a tree sees.
     held
@@ -151,7 +164,8 @@ def fit_ranker(
     """
     lightgbm = import_module("lightgbm")
     parameters = {
-        "objective": "rank_xendcg",
+        "objective": objective,
+        "lambdarank_truncation_level": 20,
         "metric": "ndcg",
         "eval_at": [10],
         "learning_rate": settings.learning_rate,

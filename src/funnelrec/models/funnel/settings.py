@@ -50,6 +50,13 @@ class FunnelSettings(Config):
         description="Candidates beside the hidden purchase that a list keeps, on average, while "
         "trees are grown; all of them are ranked afterwards.",
     )
+    committee: int = Field(
+        3,
+        ge=1,
+        le=20,
+        description="Rankers of each part whose scores are averaged; list-wise cross entropy and "
+        "LambdaMART take turns.",
+    )
     lists: int = Field(
         40_000,
         ge=1,

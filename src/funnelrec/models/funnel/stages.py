@@ -8,11 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from funnelrec.common.random import stream
+from funnelrec.common.random import derived_seed, stream
 from funnelrec.models.funnel.candidates import Candidates, Doubles, Floats
 from funnelrec.models.funnel.features import Features
 from funnelrec.models.funnel.merging import fit_scale, log_sums
-from funnelrec.models.funnel.ranker import Lists, TreeRanker, TreeSettings, fit_ranker
+from funnelrec.models.funnel.ranker import (
+    OBJECTIVES,
+    Lists,
+    TreeRanker,
+    TreeSettings,
+    fit_ranker,
+)
 
 _LONGEST = 10_000
 """Rows of one list that LightGBM takes; a longer one teaches nothing."""
@@ -63,20 +69,21 @@ class Part:
 
     Parameters
     ----------
-    ranker
-        The trees; None where there was nothing to learn from, and all scores are 0.
-    scale
-        What scores are multiplied by before the softmax.
+    rankers
+        The committee; none where there was nothing to learn from, and all scores are 0.
+    scales
+        What the scores of each are multiplied by before they are added up for the softmax.
     """
 
-    ranker: TreeRanker | None
-    scale: float
+    rankers: tuple[TreeRanker, ...] = ()
+    scales: tuple[float, ...] = ()
 
     def logits(self, features: Floats) -> Doubles:
         """Return the scaled score of each row, float64, shape ``(n,)``."""
-        if self.ranker is None:
-            return np.zeros(len(features))
-        return self.scale * self.ranker.predict(features)
+        total = np.zeros(len(features))
+        for ranker, scale in zip(self.rankers, self.scales, strict=True):
+            total += scale * ranker.predict(features)
+        return total
 
 
 def joined(parts: Iterable[Lists]) -> Lists:
@@ -96,10 +103,14 @@ def fit_part(
     *,
     most: int,
     rivals: int,
+    committee: int,
     seed: int,
     purpose: str,
 ) -> Part:
     """Return the trees grown on the users not held back, and the scale fitted to those held.
+
+    Every ranker of the committee keeps rivals and sees rows of its own; the two objectives take
+    turns. Each is scaled by likelihood, the mean of all once more.
 
     Parameters
     ----------
@@ -114,28 +125,43 @@ def fit_part(
     rivals
         Rows beside the label that a list keeps on average while trees are grown; the lists held
         back stay whole.
+    committee
+        Rankers.
     seed, purpose
         Decide the draw and what a tree sees.
     """
     if not examples:
-        return Part(None, 1.0)
+        return Part()
     lists = joined(part.lists(~held) for part in examples)
     kept_back = joined(part.lists(held) for part in examples)
     if not len(lists.sizes):
-        return Part(None, 1.0)
+        return Part()
     rng = stream(seed, purpose, "lists")
     lists, kept_back = _drawn(lists, most, rng), _drawn(kept_back, max(most // 4, 1), rng)
     if len(lists.sizes) < settings.least_rows:
         # Too few for trees of that size: they may be smaller, and still never one row deep.
         settings = settings.smaller(len(lists.sizes))
-    lists = thinned(lists, rivals, rng)
-    names = examples[0].features.names
-    ranker = fit_ranker(lists, names, settings, seed=seed, held=kept_back)
     judged = kept_back if len(kept_back.sizes) else lists
     bounds = np.concatenate([[0], np.cumsum(judged.sizes)])
     lined_up = Candidates(bounds, np.zeros(len(judged.labels), dtype=np.int64), 1)
-    scale = fit_scale(ranker.predict(judged.features), lined_up, judged.labels)
-    return Part(ranker, scale)
+    rankers, scales = [], []
+    total = np.zeros(len(judged.labels))
+    for member in range(committee):
+        ranker = fit_ranker(
+            thinned(lists, rivals, rng),
+            examples[0].features.names,
+            settings,
+            objective=OBJECTIVES[member % len(OBJECTIVES)],
+            seed=derived_seed(seed, purpose, member),
+            held=kept_back,
+        )
+        scores = ranker.predict(judged.features)
+        scale = fit_scale(scores, lined_up, judged.labels) / committee
+        rankers.append(ranker)
+        scales.append(scale)
+        total += scale * scores
+    once_more = fit_scale(total, lined_up, judged.labels)
+    return Part(tuple(rankers), tuple(once_more * scale for scale in scales))
 
 
 def thinned(lists: Lists, rivals: int, rng: np.random.Generator) -> Lists:
