@@ -51,6 +51,8 @@ SHOP_MODELS = ("funnel", "conversion", "rp3beta", "itemknn", "ease", "popularity
 TRIED: dict[str, dict[str, Any]] = {
     "defaults": {},
     "one ranker": {"committee": 1},
+    "wide spectrum": {"dim": 1024},
+    "wide spectrum, one ranker": {"dim": 1024, "committee": 1},
     "one fold": {"folds": 1},
     "five folds": {"folds": 5},
     "small steps": {"learning_rate": 0.03, "trees": 600},
