@@ -21,7 +21,8 @@ def test_the_peak_holds_what_was_taken() -> None:
     assert after is not None
     assert after >= SIZE
     del block
-    assert (peak_memory() or 0) >= after
+    # The kernel adds pages up in batches, a few of them for each thread.
+    assert (peak_memory() or 0) >= after - 2**20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
