@@ -150,6 +150,18 @@ def resident(pid: int) -> int:
     return total
 
 
+def processor_seconds(pid: int) -> float:
+    """Return the processor time of a process and its children; 0 where it is not known."""
+    total = 0
+    for place in (pid, *children(pid)):
+        status = Path(f"/proc/{place}/stat")
+        if status.exists():
+            # After the name, which may hold anything: user and system time are fields 12 and 13.
+            fields = status.read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 def children(pid: int) -> list[int]:
     """Return the processes that a process started."""
     listed = Path(f"/proc/{pid}/task/{pid}/children")
@@ -184,7 +196,9 @@ def measured(artifact: Path, rate: float, seconds: float, workers: int) -> dict[
         asyncio.run(ready(listening["port"]))
         users = pl.read_parquet(artifact / "users.parquet")["user_id"].to_list()
         asyncio.run(loaded(listening["port"], service.pid, users, rate, 2))
+        used = processor_seconds(service.pid)
         seen = asyncio.run(loaded(listening["port"], service.pid, users, rate, seconds))
+        used = processor_seconds(service.pid) - used
     finally:
         service.terminate()
         code = service.wait(timeout=60)
@@ -200,6 +214,7 @@ def measured(artifact: Path, rate: float, seconds: float, workers: int) -> dict[
         **{f"p{q}_milliseconds": round(float(np.percentile(latency, q)), 2) for q in (50, 95, 99)},
         "worst_milliseconds": round(float(latency.max()), 2),
         "generator_late_p99_milliseconds": round(float(np.percentile(seen.late_starts, 99)), 2),
+        "processor_milliseconds_a_request": round(1000 * used / len(seen.latencies), 2),
         "errors": len(seen.errors),
         "first_errors": seen.errors[:3],
         "reload": seen.reload,
