@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from funnelrec.common.errors import DataError, UsageError
+from funnelrec.data import dataset as dataset_module
 from funnelrec.data.dataset import Dataset, IdMap, TrainingData
 from funnelrec.data.interactions import Interactions
 
@@ -432,3 +435,25 @@ class TestStorage:
 def edit(path: Path, **change: Any) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**manifest, **change}))
+
+
+@given(
+    known=st.one_of(
+        st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=30),
+        st.lists(st.text(max_size=3), unique=True, max_size=30),
+    ),
+    others=st.lists(st.one_of(st.none(), st.integers(-5, 5)), max_size=10),
+    limit=st.sampled_from([0, 10_000]),
+)
+def test_identifiers_are_found_by_search_as_by_a_join(
+    known: list[int | str], others: list[int | None], limit: int
+) -> None:
+    textual = bool(known) and isinstance(known[0], str)
+    values = pl.Series(known, dtype=pl.String if textual else pl.Int64)
+    asked = [*known[::-1], *(str(o) if textual and o is not None else o for o in others)]
+    numbers = {name: number for number, name in enumerate(known)}
+    wanted = [-1 if name is None else numbers.get(name, -1) for name in asked]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset_module, "_FEW", limit)
+        found = IdMap(values).encode(pl.Series(asked, dtype=values.dtype))
+    assert found.tolist() == wanted

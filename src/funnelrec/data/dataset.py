@@ -22,6 +22,9 @@ from funnelrec.data.interactions import Interactions, LongArray
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 
+# Fewer identifiers than this are looked up one by one.
+_FEW = 10_000
+
 AuxiliaryPolicy = Literal["keep", "before", "drop_pair"]
 SplitKind = Literal["leave-one-out", "time", "given"]
 
@@ -59,9 +62,37 @@ class IdMap:
                 # 1.5 casts to 1, and is not it.
                 cast = cast.set(cast != given, None)
             given = cast
+        if len(given) < _FEW and len(self):
+            return self._looked_up(given)
         table = pl.DataFrame({"id": self.values}).with_row_index("number")
         found = pl.DataFrame({"id": given}).join(table, on="id", how="left", maintain_order="left")
         return found["number"].cast(pl.Int64).fill_null(-1).to_numpy()
+
+    @cached_property
+    def _sorted(self) -> tuple[pl.Series, LongArray]:
+        """The identifiers in order, and the number of each."""
+        order = self.values.arg_sort()
+        return self.values.gather(order), order.cast(pl.Int64).to_numpy()
+
+    def _looked_up(self, given: pl.Series) -> LongArray:
+        """Return what :meth:`encode` returns, by binary search: a join would hash every identifier.
+
+        The order is kept for the next time; it takes the identifiers' memory once more.
+        """
+        ordered, numbers = self._sorted
+        missing: npt.NDArray[np.bool_] | bool = False
+        asked = given
+        if given.null_count():
+            missing, asked = given.is_null().to_numpy(), given.fill_null(ordered[0])
+        if ordered.dtype == pl.String:
+            place = np.asarray(ordered.search_sorted(asked), dtype=np.int64)
+            place = np.minimum(place, len(ordered) - 1)
+            same = (ordered.gather(place) == asked).to_numpy()
+        else:
+            values, wanted = ordered.to_numpy(), asked.to_numpy()
+            place = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
+            same = values[place] == wanted
+        return np.where(same & np.logical_not(missing), numbers[place], -1)
 
     def decode(self, numbers: npt.ArrayLike) -> pl.Series:
         """Return the identifiers of dense numbers."""

@@ -14,9 +14,11 @@ import polars as pl
 from funnelrec.common.columns import BEHAVIOR, ITEM, USER
 from funnelrec.common.errors import DataError, suggestion
 from funnelrec.data._event_columns import behavior_text, parsed_ids
-from funnelrec.data._event_sources import read_raw
+from funnelrec.data._event_sources import RawLog, read_raw, source_name
 from funnelrec.data.dataset import IdMap, TrainingData
 from funnelrec.data.interactions import Interactions, LongArray
+
+_COLUMNS = (USER, ITEM, BEHAVIOR)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,34 +77,26 @@ class Histories:
         >>> Histories.read(new, data).interactions["purchase"].indices.tolist()
         [2]
         """
-        raw = read_raw(source, columns, required=(USER, ITEM, BEHAVIOR), optional=())
-        parts = {name: parsed_ids(raw, name) for name in (USER, ITEM)}
-        for part in parts.values():
-            for reason, rows in part.faults.items():
-                if rows.any():
-                    raise DataError(
-                        f"{int(rows.sum())} rows of the history cannot be used ({reason}), the "
-                        f"first is row {int(rows.arg_true()[0])}; leave them out."
-                    )
+        raw = _raw(source, columns)
+        users, items = (_identifiers(raw, name) for name in (USER, ITEM))
         names = behavior_text(raw)
-        for name in names.unique(maintain_order=True).to_list():
-            if name not in data.behaviors:
-                raise DataError(
-                    f"the history holds the unknown behavior {name!r}: "
-                    f"{suggestion(str(name), data.behaviors)}"
-                )
-        users = parts[USER].values
+        kinds = names.cast(pl.Enum(data.behaviors), strict=False)
+        if kinds.null_count():
+            strange = names.filter(kinds.is_null())[0]
+            raise DataError(
+                f"the history holds the unknown behavior {strange!r}: "
+                f"{suggestion(str(strange), data.behaviors)}"
+            )
         order = users.unique(maintain_order=True)
         return cls.of(
-            IdMap(order).encode(users),
-            data.item_ids.encode(parts[ITEM].values),
-            names.replace_strict(
-                list(data.behaviors), range(len(data.behaviors)), return_dtype=pl.Int64
-            ).to_numpy(),
+            # One user is what a service asks for, and needs no search.
+            np.zeros(len(users), np.int64) if len(order) == 1 else IdMap(order).encode(users),
+            data.item_ids.encode(items),
+            kinds.to_physical().to_numpy(),
             data,
             user_ids=order,
             known=data.user_ids.encode(order),
-            item_ids=parts[ITEM].values,
+            item_ids=items,
         )
 
     @classmethod
@@ -145,11 +139,12 @@ class Histories:
             old = data.interactions[name].take(known) if (known >= 0).any() else None
             interactions[name] = new if old is None else old.merged(new)
         lost = np.flatnonzero(~there)
+        columns = (user_ids, item_ids, pl.Series(data.behaviors, dtype=pl.String))
+        places = (row[lost], lost, kind[lost])
         unknown = pl.DataFrame(
             {
-                USER: user_ids.gather(row[lost]),
-                ITEM: item_ids.gather(lost),
-                BEHAVIOR: pl.Series(data.behaviors, dtype=pl.String).gather(kind[lost]),
+                name: column.gather(place) if lost.size else column.clear()
+                for name, column, place in zip((USER, ITEM, BEHAVIOR), columns, places, strict=True)
             }
         )
         return cls(
@@ -180,3 +175,27 @@ class Histories:
             validation=self.validation.take(chosen),
             unknown_items=self.unknown_items,
         )
+
+
+def _raw(source: Any, columns: Any) -> RawLog:
+    """Return the three columns of a log; a frame that has them is taken as it is."""
+    plain = isinstance(source, pl.DataFrame) and columns is None and source.height
+    if plain and all(name in source.columns for name in _COLUMNS):
+        names = {name: name for name in _COLUMNS}
+        return RawLog(source.select(_COLUMNS), names, source_name(source), None, False)
+    return read_raw(source, columns, required=_COLUMNS, optional=())
+
+
+def _identifiers(raw: RawLog, name: str) -> pl.Series:
+    """Return a column of identifiers, or refuse the first row that holds none."""
+    given = raw.frame[name]
+    if given.dtype == pl.Int64 and not given.null_count():
+        return given
+    part = parsed_ids(raw, name)
+    for reason, rows in part.faults.items():
+        if rows.any():
+            raise DataError(
+                f"{int(rows.sum())} rows of the history cannot be used ({reason}), the first is "
+                f"row {int(rows.arg_true()[0])}; leave them out."
+            )
+    return part.values
