@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 from dataclasses import dataclass, field
 from statistics import mean, stdev
@@ -29,7 +27,7 @@ from funnelrec.evaluation.masking import Split
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.models import create_model
 from funnelrec.models.charm.settings import VARIANTS
-from reproduction import CHOSEN, PAGE, ROOT, SEEDS, append, between, finished, key_of, load
+from reproduction import CHOSEN, PAGE, ROOT, SEEDS, append, between, finished, key_of, load, machine
 
 RESULTS = ROOT / "benchmarks/results/charm_tables.jsonl"
 PLOTS = ROOT / "docs/images"
@@ -160,14 +158,14 @@ def settings_of(row: Row) -> dict[str, Any]:
     return settings
 
 
-def made(row: Row) -> Any:
+def made(row: Row, device: str = "cpu") -> Any:
     """Return the model of a row, not fitted; a variant goes before what is set by hand."""
     given = {**row.arguments, **({} if row.whole else BUDGET)}
     changed = VARIANTS.get(given.pop("variant", ""), {})
-    return create_model(row.model, **{**given, **changed}, seed=row.seed, device="cpu")
+    return create_model(row.model, **{**given, **changed}, seed=row.seed, device=device)
 
 
-def run(groups: set[str], part: int, parts: int) -> None:
+def run(groups: set[str], part: int, parts: int, device: str) -> None:
     """Train every row that is missing; with several processes, each its part of them."""
     dataset = load(DATASET)
     if dataset is None:
@@ -178,7 +176,7 @@ def run(groups: set[str], part: int, parts: int) -> None:
         key = key_of(fingerprint=dataset.fingerprint, settings=settings, seed=row.seed)
         if key in finished(RESULTS):
             continue
-        model = made(row)
+        model = made(row, device)
         model.fit(dataset)
         splits: tuple[Split, ...] = ("validation", "test")
         if row.group == "search":
@@ -202,7 +200,7 @@ def run(groups: set[str], part: int, parts: int) -> None:
                 "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                 "threads": torch.get_num_threads(),
                 "versions": current_versions(),
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "machine": machine(device),
                 **{
                     split: {
                         line: {name: values[name] for name in names}
@@ -381,6 +379,7 @@ def main() -> None:
     )
     parser.add_argument("--part", default="0/1", help="k/n: every n-th row from the k-th on")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     prefer_huge_pages()
@@ -388,7 +387,7 @@ def main() -> None:
         table()
         return
     part, parts = (int(number) for number in arguments.part.split("/"))
-    run({name for name in arguments.groups.split(",") if name}, part, parts)
+    run({name for name in arguments.groups.split(",") if name}, part, parts, arguments.device)
 
 
 if __name__ == "__main__":

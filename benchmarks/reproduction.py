@@ -222,12 +222,19 @@ def append(path: Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row, sort_keys=True) + "\n")
 
 
+def machine(device: str) -> str:
+    """Return what a training ran on."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
 def key_of(**parts: Any) -> str:
     """Return what identifies a training."""
     return json.dumps(parts, sort_keys=True)
 
 
-def search(only: str | None, models: set[str]) -> None:
+def search(only: str | None, models: set[str], device: str) -> None:
     """Train each point of the space once and record its validation figures."""
     done = finished(SEARCH)
     for (name, model), points in SPACE.items():
@@ -240,7 +247,7 @@ def search(only: str | None, models: set[str]) -> None:
             key = key_of(dataset=name, model=model, settings=settings, seed=0)
             if key in done:
                 continue
-            fitted = create_model(model, **settings, seed=0).fit(dataset)
+            fitted = create_model(model, **settings, seed=0, device=device).fit(dataset)
             result = evaluate(fitted, dataset, split="validation", beyond_accuracy=False)
             overall = result.slices["overall"]
             history = getattr(fitted, "history", None)
@@ -258,7 +265,7 @@ def search(only: str | None, models: set[str]) -> None:
             print(json.dumps({k: v for k, v in row.items() if k != "key"}), flush=True)
 
 
-def run(only: str | None, models: set[str], seeds: tuple[int, ...]) -> None:
+def run(only: str | None, models: set[str], seeds: tuple[int, ...], device: str) -> None:
     """Train every row with every seed and record the test figures of all slices."""
     done = finished(RESULTS)
     for name in SOURCES:
@@ -278,8 +285,9 @@ def run(only: str | None, models: set[str], seeds: tuple[int, ...]) -> None:
             key = key_of(**parts, refit=variant.refit)
             if key in done or (models and variant.model not in models):
                 continue
+            selection = done.get(key_of(**parts, refit=False))
             try:
-                row = one_run(dataset, variant, seed, done.get(key_of(**parts, refit=False)))
+                row = one_run(dataset, variant, seed, selection, device)
             except CapabilityError as error:
                 print(f"{name} {variant.model}: {error}", flush=True)
                 continue
@@ -301,7 +309,11 @@ def _jobs(name: str, seeds: tuple[int, ...]) -> Iterator[tuple[Variant, int]]:
 
 
 def one_run(
-    dataset: Dataset, variant: Variant, seed: int, selection: Mapping[str, Any] | None = None
+    dataset: Dataset,
+    variant: Variant,
+    seed: int,
+    selection: Mapping[str, Any] | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Return the record of one training.
 
@@ -313,11 +325,11 @@ def one_run(
     if variant.refit and selection is not None and selection["epochs"]:
         fitted = dataset.with_validation_in_training()
         settings["epochs"] = selection["epochs"]
-        model = create_model(variant.model, **settings, seed=seed, device="cpu").fit(fitted)
+        model = create_model(variant.model, **settings, seed=seed, device=device).fit(fitted)
         result = evaluate(model, fitted)
         epochs, validation = selection["epochs"], selection["validation"]
     else:
-        model = create_model(variant.model, **settings, seed=seed, device="cpu")
+        model = create_model(variant.model, **settings, seed=seed, device=device)
         with tempfile.TemporaryDirectory() as folder:
             trained = train_run(
                 dataset,
@@ -342,7 +354,7 @@ def one_run(
         "seconds": round(time.monotonic() - began, 1),
         "threads": torch.get_num_threads(),
         "versions": dict(result.protocol.versions),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(device),
         "slices": {
             part: {metric: values[metric] for metric in names}
             for part, values in result.slices.items()
@@ -499,14 +511,16 @@ def main() -> None:
     parser.add_argument("--models", default="", help="comma-separated; all by default")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     prefer_huge_pages()
     chosen = {name for name in arguments.models.split(",") if name}
     if arguments.step == "search":
-        search(arguments.dataset, chosen)
+        search(arguments.dataset, chosen, arguments.device)
     elif arguments.step == "run":
-        run(arguments.dataset, chosen, tuple(int(s) for s in arguments.seeds.split(",")))
+        seeds = tuple(int(seed) for seed in arguments.seeds.split(","))
+        run(arguments.dataset, chosen, seeds, arguments.device)
     else:
         table()
 
