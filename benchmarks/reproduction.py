@@ -384,9 +384,9 @@ def _summary(rows: list[dict[str, Any]]) -> str:
             same = [
                 row
                 for row in rows
-                if row["dataset"] == name and _label(row) == (model, "") and not row["refit"]
+                if row["dataset"] == name and label(row) == (model, "") and not row["refit"]
             ]
-            cells.append(_pair(same, "overall", 10) if same else "-")
+            cells.append(pair(same, "overall", 10) if same else "-")
         lines.append(f"| `{model}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -411,7 +411,7 @@ def _bars(rows: list[dict[str, Any]]) -> str:
             row
             for row in rows
             if (row["dataset"], row["refit"]) == (bar.dataset, bar.refit)
-            and _label(row) == (bar.model, "")
+            and label(row) == (bar.model, "")
         ]
         if not same:
             continue
@@ -419,7 +419,7 @@ def _bars(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {bar.dataset} | {bar.model}{', refitted' * bar.refit} "
             f"| {'about ' * bar.about}{wanted} ({bar.source}) "
-            f"| {_pair(same, 'overall', 10)} | {'-' if bar.model in COUNTED else len(same)} "
+            f"| {pair(same, 'overall', 10)} | {'-' if bar.model in COUNTED else len(same)} "
             f"| {SOURCES[bar.dataset].validated_by} | {_verdict(bar, same)} |"
         )
     return "\n".join(lines)
@@ -453,16 +453,16 @@ def _one_table(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     order = list(CHOSEN)
-    labels = sorted({_label(row) for row in rows}, key=lambda label: (order.index(label[0]), label))
+    labels = sorted({label(row) for row in rows}, key=lambda one: (order.index(one[0]), one))
     for model, settings in labels:
         same = sorted(
-            (row for row in rows if _label(row) == (model, settings)), key=lambda row: row["seed"]
+            (row for row in rows if label(row) == (model, settings)), key=lambda row: row["seed"]
         )
         cells = [
-            _pair(same, "overall", 10),
-            _pair(same, "overall", 20),
-            _pair(same, "conversion", 10),
-            _pair(same, "discovery", 10),
+            pair(same, "overall", 10),
+            pair(same, "overall", 20),
+            pair(same, "conversion", 10),
+            pair(same, "discovery", 10),
         ]
         epochs = ", ".join(str(row["epochs"]) for row in same if row["epochs"]) or "-"
         seeds = "-" if model in COUNTED else len(same)
@@ -470,14 +470,15 @@ def _one_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _label(row: dict[str, Any]) -> tuple[str, str]:
+def label(row: dict[str, Any]) -> tuple[str, str]:
     """Return the model and what of its settings is not the common choice."""
     common = CHOSEN[row["model"]]
     own = {k: v for k, v in row["settings"].items() if k not in common and k != "evaluate_every"}
     return row["model"], "".join(f", {key}={value}" for key, value in sorted(own.items()))
 
 
-def _pair(rows: list[dict[str, Any]], part: str, k: int) -> str:
+def pair(rows: list[dict[str, Any]], part: str, k: int) -> str:
+    """Return HR and NDCG at k of one slice, mean and spread over rows that differ in seed."""
     return " / ".join(_spread(rows, part, metric) for metric in (f"hr@{k}", f"ndcg@{k}"))
 
 

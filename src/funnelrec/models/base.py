@@ -130,6 +130,10 @@ class Recommender(ABC, Generic[SettingsT]):
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     reference: ClassVar[str] = ""
+    builds_on: ClassVar[str] = ""
+    """Name of the model that this one adds something to; its place in the family picture."""
+    adds: ClassVar[str] = ""
+    """What it adds to that model, in a few words."""
     Settings: ClassVar[type[Config]] = Config
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

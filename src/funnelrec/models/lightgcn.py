@@ -84,6 +84,8 @@ class LightGCN(PropagatedRecommender[LightGCNSettings]):
     name = "lightgcn"
     summary = "Graph propagation on the target behavior."
     reference = "He et al., SIGIR 2020"
+    builds_on = "mf_bpr"
+    adds = "propagation over the purchase graph, without weights or non-linearities"
     Settings: ClassVar[type[Config]] = LightGCNSettings
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": Range(3e-4, 1e-2, log=True),

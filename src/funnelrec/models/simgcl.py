@@ -206,6 +206,8 @@ class SimGCL(PropagatedRecommender[SimGCLSettings]):
     name = "simgcl"
     summary = "Graph propagation on the target behavior, noisy views contrasted."
     reference = "Yu et al., SIGIR 2022"
+    builds_on = "lightgcn"
+    adds = "two views with noise on every layer, contrasted; layer 0 left out"
     Settings: ClassVar[type[Config]] = SimGCLSettings
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "release": {"cl_weight": 0.5, "l2_rows": "propagated", "epochs": 20},

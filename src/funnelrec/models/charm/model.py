@@ -79,6 +79,8 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
     name = "charm"
     summary = "Touched items as a middle level, weighed by intent and by what replaced them."
     reference = "Li et al., SIGIR 2026"
+    builds_on = "lightgcn"
+    adds = "touched items as a middle level, weighed by intent and by what was bought"
     Settings: ClassVar[type[Config]] = CharmSettings
     capabilities: ClassVar[Capabilities] = Capabilities(
         needs_auxiliary=True, trained_by_gradient=True, uses_auxiliary=True
