@@ -142,3 +142,11 @@ def test_moving_keeps_the_graph() -> None:
     assert moved.to_users.values.device.type == moved.to_items.indptr.device.type == "meta"
     assert moved.to_users.shape == (2, 2)
     assert np.array_equal(dense(graph.to("cpu").to_users), dense(graph.to_users))
+
+
+def test_inverse_sums_are_of_weights_and_zero_for_the_isolated() -> None:
+    weights = np.array([[1.0, 3.0, 0.0], [0.0, 0.0, 0.0]])
+    graph = Adjacency.from_matrix(sp.csr_array(weights), normalization="none")
+    of_users, of_items = graph.inverse_sums
+    assert of_users.tolist() == [[0.25], [0.0]]
+    torch.testing.assert_close(of_items, torch.tensor([[1.0], [1 / 3], [0.0]]))

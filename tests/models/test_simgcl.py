@@ -12,9 +12,10 @@ from torch import Tensor
 
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.models import create_model
-from funnelrec.models.simgcl import NoisySampler, NoisyTriples, SimGCLNetwork, SimGCLSettings
+from funnelrec.models.simgcl import SimGCLNetwork, SimGCLSettings
 from funnelrec.testing.datasets import datasets
-from funnelrec.training.sampling import PairSampler
+from funnelrec.training.sampling import PairSampler, Triples
+from funnelrec.training.seeded import Seeded, SeededSampler
 
 
 def network(data: TrainingData, **given_settings: Any) -> SimGCLNetwork:
@@ -22,9 +23,9 @@ def network(data: TrainingData, **given_settings: Any) -> SimGCLNetwork:
     return in_double(SimGCLNetwork(config, data, torch.Generator().manual_seed(1)))
 
 
-def batch(data: TrainingData, size: int = 24) -> NoisyTriples:
+def batch(data: TrainingData, size: int = 24) -> Seeded[Triples]:
     pairs = PairSampler(data.purchases, batch_size=size, seed=4)
-    return next(NoisySampler(pairs, seed=4).epoch(1))
+    return next(SeededSampler(pairs, seed=4).epoch(1))
 
 
 def whole_matrix(data: TrainingData) -> Tensor:
@@ -68,18 +69,20 @@ def slow_contrast(first: Tensor, second: Tensor, anchors: list[int], temperature
     return total / len(anchors)
 
 
-def slow_loss(made: SimGCLNetwork, data: TrainingData, triples: NoisyTriples) -> dict[str, Tensor]:
+def slow_loss(
+    made: SimGCLNetwork, data: TrainingData, triples: Seeded[Triples]
+) -> dict[str, Tensor]:
     config, shift = made.config, data.n_users
     clean = slow_view(made, data, None)
-    generator = torch.Generator().manual_seed(triples.noise)
+    generator = torch.Generator().manual_seed(triples.seed)
     first, second = (slow_view(made, data, generator) for _ in range(2))
     total, size = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     ego = torch.cat([made.users, made.items]) if config.l2_rows == "ego" else clean
     rows = list(
         zip(
-            triples.users.tolist(),
-            triples.positives.tolist(),
-            triples.negatives.tolist(),
+            triples.batch.users.tolist(),
+            triples.batch.positives.tolist(),
+            triples.batch.negatives.tolist(),
             strict=True,
         )
     )
@@ -156,7 +159,7 @@ def test_a_single_anchor_has_nothing_to_be_told_from(tiny_dataset: Dataset) -> N
     data = tiny_dataset.training
     user, item = int(data.purchases.users[-1]), int(data.purchases.indices[-1])
     one = torch.tensor([user, user]), torch.tensor([item, item]), torch.tensor([0, 1])
-    loss = network(data).loss(NoisyTriples(*one, noise=5))["contrast"]
+    loss = network(data).loss(Seeded(Triples(*one), seed=5))["contrast"]
     assert abs(loss.item()) < 1e-12
 
 
@@ -167,18 +170,9 @@ def test_equal_rows_cannot_be_told_apart(tiny_dataset: Dataset) -> None:
         made.users.fill_(0.5)
         made.items.fill_(0.5)
     triples = batch(data, size=16)
-    anchors = [len(set(part.tolist())) for part in (triples.users, triples.positives)]
+    anchors = [len(set(part.tolist())) for part in (triples.batch.users, triples.batch.positives)]
     expected = sum(math.log(number) for number in anchors)
     assert made.loss(triples)["contrast"].item() == pytest.approx(expected)
-
-
-def test_noise_follows_epoch_and_batch_alone(tiny_dataset: Dataset) -> None:
-    pairs = PairSampler(tiny_dataset.training.purchases, batch_size=32, seed=4)
-    sampler = NoisySampler(pairs, seed=4)
-    seeds = [[each.noise for each in sampler.epoch(number)] for number in (1, 2, 1)]
-    assert seeds[0] == seeds[2]
-    assert len({*seeds[0], *seeds[1]}) == 2 * sampler.n_batches
-    assert sampler.n_batches == len(seeds[0])
 
 
 def test_every_parameter_learns(tiny_dataset: Dataset) -> None:
@@ -190,7 +184,7 @@ def test_every_parameter_learns(tiny_dataset: Dataset) -> None:
 def test_the_contrast_spreads_the_embeddings(tiny_dataset: Dataset) -> None:
     data = tiny_dataset.training
     made, triples = network(data, dim=8), batch(data, size=64)
-    users = torch.tensor(sorted(set(triples.users.tolist())))
+    users = torch.tensor(sorted(set(triples.batch.users.tolist())))
 
     def alike() -> float:
         rows = torch.nn.functional.normalize(made.embeddings()[0][users].detach(), dim=1)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -343,3 +343,72 @@ def test_long_gradients_are_scaled_down_and_short_ones_left(
     torch.testing.assert_close(network.weight.grad.norm().item(), length, rtol=1e-5, atol=0)
     # Scaled as a whole: the direction stays.
     assert len(set(network.weight.grad.tolist())) == 1
+
+
+class Halves(nn.Module):
+    """Two vectors, one of them a part of its own; every step has the gradient 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(1, 1, bias=False)
+        self.outer = nn.Parameter(torch.zeros(()))
+        with torch.no_grad():
+            self.inner.weight.zero_()
+
+    def loss(self, batch: Noise) -> Mapping[str, Tensor]:
+        return {"both": self.inner.weight.sum() + self.outer}
+
+
+class CutNoise(NoiseSampler):
+    """Breaks off where the second epoch begins."""
+
+    def epoch(self, number: int) -> Iterator[Noise]:
+        if number > 1:
+            raise CutError
+        return super().epoch(number)
+
+
+class Stepped(TrainingSettings):
+    """Half the step size every epoch, and ten times as much for the part."""
+
+    parts: ClassVar[tuple[str, ...]] = ("inner",)
+
+    def step_size(self, epoch: int, part: str = "") -> float:
+        return self.learning_rate * 0.5 ** (epoch - 1) * (10 if part == "inner" else 1)
+
+
+def test_step_sizes_follow_the_epoch_and_the_part(tmp_path: Path) -> None:
+    settings = Stepped(learning_rate=0.01, epochs=3)
+    network = Halves()
+    train(network, NoiseSampler(), settings)
+    # Under a constant gradient every step of Adam is the step size; there are 3 in an epoch.
+    expected = -3 * 0.01 * (1 + 0.5 + 0.25)
+    assert network.outer.item() == pytest.approx(expected, rel=1e-5)
+    assert network.inner.weight.item() == pytest.approx(10 * expected, rel=1e-5)
+    resumed, file = Halves(), tmp_path / "c"
+    with pytest.raises(CutError):
+        train(Halves(), CutNoise(), settings, checkpoint=file, checkpoint_seconds=0)
+    train(resumed, NoiseSampler(), settings, checkpoint=file)
+    assert torch.equal(resumed.outer, network.outer)
+    assert torch.equal(resumed.inner.weight, network.inner.weight)
+
+
+class Shrunk(TrainingSettings):
+    """Weight decay beside the gradient."""
+
+    decoupled_weight_decay: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize(("kind", "shrinks"), [(Shrunk, True), (TrainingSettings, False)])
+def test_decoupled_decay_shrinks_by_the_step_size(
+    kind: type[TrainingSettings], shrinks: bool
+) -> None:
+    network = Halves()
+    with torch.no_grad():
+        network.outer.fill_(8.0)
+    train(network, NoiseSampler(), kind(learning_rate=0.01, weight_decay=0.5, epochs=1))
+    expected = 8.0
+    for _ in range(NoiseSampler.n_batches):
+        expected = expected * (1 - 0.01 * 0.5 * shrinks) - 0.01
+    # Through the gradient, decay only makes a gradient of one sign longer, and Adam evens it out.
+    assert network.outer.item() == pytest.approx(expected, abs=1e-3 if shrinks else 1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -146,6 +147,22 @@ class Adjacency:
         """Number of items."""
         return self.to_users.shape[1]
 
+    @cached_property
+    def inverse_sums(self) -> tuple[Tensor, Tensor]:
+        """One over the summed weights of every user and of every item, 0 where there are none.
+
+        Shapes ``(n_users, 1)`` and ``(n_items, 1)``, on the device of the graph.
+        """
+        return _inverse_sums(self.to_users), _inverse_sums(self.to_items)
+
     def to(self, device: torch.device | str) -> Adjacency:
         """Return the graph on ``device``."""
         return Adjacency(self.to_users.to(device), self.to_items.to(device))
+
+
+def _inverse_sums(matrix: CsrMatrix) -> Tensor:
+    sizes = matrix.indptr.diff().long()
+    rows = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
+    sums = matrix.values.new_zeros(len(sizes)).index_add_(0, rows, matrix.values)
+    # Weights are above 0, so only an empty row adds up to 0.
+    return torch.where(sums > 0, 1 / sums.clamp_min(torch.finfo(sums.dtype).tiny), 0.0)[:, None]

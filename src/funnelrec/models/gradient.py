@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
+import scipy.sparse as sp
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import Interactions
 from funnelrec.evaluation.evaluate import RankingValidator
 from funnelrec.evaluation.scoring import Scorer
-from funnelrec.graph.adjacency import Adjacency
+from funnelrec.graph.adjacency import Adjacency, Normalization
 from funnelrec.models.base import Capabilities, FitOptions, Recommender
 from funnelrec.models.products import ProductRecommender
 from funnelrec.objectives.bpr import bpr
@@ -35,6 +36,18 @@ class GradientSettings(TrainingSettings):
 
     dim: int = Field(64, ge=1, description="Length d of an embedding.")
     batch_size: int = Field(2048, ge=1, description="Training examples per step.")
+
+
+class DecayingSettings(GradientSettings):
+    """Settings of a model whose step size shrinks from epoch to epoch."""
+
+    decay: float = Field(
+        0.96, gt=0, le=1, description="Factor on Adam's step size after every epoch."
+    )
+
+    def step_size(self, epoch: int, part: str = "") -> float:
+        """Return the learning rate times the decay of the epochs before."""
+        return self.learning_rate * self.decay ** (epoch - 1)
 
 
 class TableSettings(Protocol):
@@ -201,12 +214,31 @@ class EmbeddingRecommender(
 
 
 class Graphs(nn.Module):
-    """Graphs that move with a network but are neither trained nor stored."""
+    """Graphs that move with a network but are neither trained nor stored.
 
-    def __init__(self, matrices: Mapping[str, Interactions]) -> None:
+    Parameters
+    ----------
+    matrices
+        Pairs or weights of each graph, by its name.
+    normalization
+        As of :meth:`funnelrec.graph.adjacency.Adjacency.from_matrix`.
+    """
+
+    def __init__(
+        self,
+        matrices: Mapping[str, Interactions | sp.csr_array],
+        *,
+        normalization: Normalization = "symmetric",
+    ) -> None:
         super().__init__()
         self.names = tuple(matrices)
-        self._graphs = [Adjacency.from_matrix(part.matrix()) for part in matrices.values()]
+        self._graphs = [
+            Adjacency.from_matrix(
+                part.matrix() if isinstance(part, Interactions) else part,
+                normalization=normalization,
+            )
+            for part in matrices.values()
+        ]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Graphs:
         # nn.Module.to calls this with a function on tensors; indices keep their type under it.
@@ -237,6 +269,24 @@ def triple_rows(users: Tensor, items: Tensor, batch: Triples) -> tuple[Tensor, T
 def bpr_of_rows(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
     """Return BPR of dot products; rows as :func:`triple_rows` gives them."""
     return bpr((users * positives).sum(1), (users * negatives).sum(1))
+
+
+def dropped(rows: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """Return the rows with a share of their entries set to 0, the others scaled up to match.
+
+    Parameters
+    ----------
+    rows
+        Any shape.
+    rate
+        Probability of a 0, from 0 (nothing is drawn) to below 1.
+    generator
+        Source of the draw, on the device of the rows.
+    """
+    if not rate:
+        return rows
+    drawn = torch.rand(rows.shape, generator=generator, device=rows.device)
+    return rows * (drawn >= rate) / (1 - rate)
 
 
 def table(rows: int, dim: int, init: Init, generator: torch.Generator) -> nn.Parameter:

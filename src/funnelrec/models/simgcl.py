@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -11,7 +10,6 @@ from pydantic import Field
 from torch import Tensor
 
 from funnelrec.common.config import Config
-from funnelrec.common.random import derived_seed
 from funnelrec.data.dataset import TrainingData
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.graph.folding import FrozenItems
@@ -30,6 +28,7 @@ from funnelrec.models.space import Range, SearchSpace
 from funnelrec.objectives.contrastive import info_nce
 from funnelrec.objectives.regularization import l2_of_rows
 from funnelrec.training.sampling import PairSampler, Triples
+from funnelrec.training.seeded import Seeded, SeededSampler
 
 
 class SimGCLSettings(GradientSettings):
@@ -54,45 +53,6 @@ class SimGCLSettings(GradientSettings):
     init: Init = Field("xavier", description="Xavier, or normal with standard deviation 0.1.")
 
 
-@dataclass(frozen=True)
-class NoisyTriples(Triples):
-    """A batch of triples and the seed of the noise it is encoded under."""
-
-    noise: int
-
-    def to(self, device: torch.device) -> NoisyTriples:
-        """Return the batch on ``device``."""
-        moved = super().to(device)
-        return NoisyTriples(moved.users, moved.positives, moved.negatives, self.noise)
-
-
-class NoisySampler:
-    """Gives every batch of another sampler a noise seed of its own.
-
-    The seed depends on epoch and place alone, so a resumed run sees the noise of an
-    uninterrupted one.
-    """
-
-    def __init__(self, pairs: PairSampler, *, seed: int) -> None:
-        self._pairs, self._seed = pairs, seed
-
-    @property
-    def n_batches(self) -> int:
-        """Batches per epoch."""
-        return self._pairs.n_batches
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the sampler leaves out, in sentences."""
-        return self._pairs.notes
-
-    def epoch(self, number: int) -> Iterator[NoisyTriples]:
-        """Yield the batches of epoch ``number``."""
-        for place, batch in enumerate(self._pairs.epoch(number)):
-            noise = derived_seed(self._seed, "noise", number, place)
-            yield NoisyTriples(batch.users, batch.positives, batch.negatives, noise)
-
-
 class SimGCLNetwork(TableNetwork):
     """One table and one graph, encoded once clean and twice under noise."""
 
@@ -103,12 +63,12 @@ class SimGCLNetwork(TableNetwork):
         self.config = config
         self.graphs = Graphs({data.target: data.purchases})
 
-    def loss(self, batch: NoisyTriples) -> Mapping[str, Tensor]:
+    def loss(self, batch: Seeded[Triples]) -> Mapping[str, Tensor]:
         """Return the BPR term of the clean encoder, the contrastive and the L2 term."""
-        config = self.config
+        config, triples = self.config, batch.batch
         all_users, all_items = self.embeddings()
-        ego = triple_rows(self.users, self.items, batch)
-        propagated = triple_rows(all_users, all_items, batch)
+        ego = triple_rows(self.users, self.items, triples)
+        propagated = triple_rows(all_users, all_items, triples)
         return {
             "bpr": bpr_of_rows(*propagated),
             "contrast": config.cl_weight * self._contrast(all_users, all_items, batch),
@@ -123,12 +83,12 @@ class SimGCLNetwork(TableNetwork):
         )
         return (users[0] - self.users) / layers, (items[0] - self.items) / layers
 
-    def _contrast(self, users: Tensor, items: Tensor, batch: NoisyTriples) -> Tensor:
+    def _contrast(self, users: Tensor, items: Tensor, batch: Seeded[Triples]) -> Tensor:
         """Return the contrastive loss of the distinct users and positive items of a batch."""
-        generator = torch.Generator(users.device).manual_seed(batch.noise)
+        triples, generator = batch.batch, batch.generator(users.device)
         first, second = (self.shifts(generator) for _ in range(2))
         total = users.new_zeros(())
-        for clean, place, numbers in ((users, 0, batch.users), (items, 1, batch.positives)):
+        for clean, place, numbers in ((users, 0, triples.users), (items, 1, triples.positives)):
             # Named twice, a row would be its own negative.
             anchors: Tensor = torch.unique(numbers)
             rows = clean[anchors]
@@ -229,7 +189,7 @@ class SimGCL(PropagatedRecommender[SimGCLSettings]):
         """Return a freshly drawn table over the purchase graph."""
         return SimGCLNetwork(self.config, data, generator)
 
-    def sampler(self, data: TrainingData) -> NoisySampler:
+    def sampler(self, data: TrainingData) -> SeededSampler:
         """Return shuffled training purchases with one negative and noise of their own."""
         pairs = PairSampler(data.purchases, batch_size=self.config.batch_size, seed=self.seed)
-        return NoisySampler(pairs, seed=self.seed)
+        return SeededSampler(pairs, seed=self.seed)

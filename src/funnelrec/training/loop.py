@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pydantic import Field
@@ -48,6 +48,18 @@ class TrainingSettings(Config):
         pattern=METRIC_PATTERN,
         description="Validation metric that selects the epoch, for example ndcg@10 or hr@20.",
     )
+
+    parts: ClassVar[tuple[str, ...]] = ()
+    """Submodules of the network whose parameters have a step size of their own."""
+    decoupled_weight_decay: ClassVar[bool] = False
+    """Whether weights shrink beside the gradient (AdamW) instead of through it."""
+
+    def step_size(self, epoch: int, part: str = "") -> float:
+        """Return the step size of an epoch (from 1) for one of :attr:`parts`, or the rest.
+
+        A function of the epoch alone, so that a resumed run goes on as it would have.
+        """
+        return self.learning_rate
 
 
 class Trainable(Protocol):
@@ -108,12 +120,7 @@ def train(
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}.")
     shown = reporter or SilentReporter()
-    optimizer = optim.Adam(
-        network.parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    optimizer = _optimizer(network, settings)
     history = History(metric=settings.metric if validate else "")
     best = _copy(network) if validate is not None else {}
     if checkpoint is not None and checkpoint.is_file():
@@ -161,6 +168,16 @@ def train(
     return history
 
 
+def _optimizer(network: nn.Module, settings: TrainingSettings) -> optim.Optimizer:
+    members: dict[str, list[nn.Parameter]] = {part: [] for part in ("", *settings.parts)}
+    for name, parameter in network.named_parameters():
+        part = next((part for part in settings.parts if name.startswith(f"{part}.")), "")
+        members[part].append(parameter)
+    groups = [{"params": found, "part": part} for part, found in members.items() if found]
+    kind = optim.AdamW if settings.decoupled_weight_decay else optim.Adam
+    return kind(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+
+
 def _one_epoch(
     network: Any,
     sampler: Sampler,
@@ -170,6 +187,8 @@ def _one_epoch(
     shown: Reporter,
 ) -> dict[str, float]:
     network.train()
+    for group in optimizer.param_groups:
+        group["lr"] = settings.step_size(epoch, group["part"])
     device = next(network.parameters()).device
     sums: dict[str, Tensor] = {}
     count = 0

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from funnelrec.data.dataset import Dataset
+from funnelrec.training.sampling import PairSampler, Triples
+from funnelrec.training.seeded import Seeded, SeededSampler
+
+
+def test_seeds_follow_epoch_and_batch_alone(tiny_dataset: Dataset) -> None:
+    pairs = PairSampler(tiny_dataset.training.purchases, batch_size=32, seed=4)
+    sampler = SeededSampler(pairs, seed=4)
+    seeds = [[each.seed for each in sampler.epoch(number)] for number in (1, 2, 1)]
+    assert seeds[0] == seeds[2]
+    assert len({*seeds[0], *seeds[1]}) == 2 * sampler.n_batches
+    assert sampler.n_batches == len(seeds[0])
+    assert [each.seed for each in SeededSampler(pairs, seed=5).epoch(1)] != seeds[0]
+
+
+def test_the_batches_are_those_of_the_other_sampler(tiny_dataset: Dataset) -> None:
+    pairs = PairSampler(tiny_dataset.training.purchases, batch_size=32, seed=4)
+    sampler = SeededSampler(pairs, seed=9)
+    for seeded, plain in zip(sampler.epoch(3), pairs.epoch(3), strict=True):
+        assert torch.equal(seeded.batch.negatives, plain.negatives)
+    assert sampler.notes == pairs.notes
+
+
+def test_a_batch_moves_with_its_seed() -> None:
+    one = torch.tensor([0])
+    batch = Seeded(Triples(one, one, one), seed=5)
+    moved = batch.to(torch.device("meta"))
+    assert moved.batch.users.device.type == "meta"
+    assert moved.seed == 5
+    draws = [
+        torch.rand(4, generator=each.generator(torch.device("cpu")))
+        for each in (batch, moved, replace(batch, seed=6))
+    ]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
