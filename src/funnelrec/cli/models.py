@@ -68,6 +68,8 @@ def _print_one(model: dict[str, Any]) -> None:
     say(f"{model['name']}: {model['summary']}")
     say(f"reference: {model['reference']}")
     say(f"needs: {listed(model['needs'])}")
+    if model["reconstructed"]:
+        say(f"reconstructed: {model['reconstructed']}")
     for kind in ("preset", "variant"):
         for name, values in model[f"{kind}s"].items():
             chosen = (f"{key}={json.dumps(value)}" for key, value in values.items())

@@ -134,6 +134,8 @@ class Recommender(ABC, Generic[SettingsT]):
     """Name of the model that this one adds something to; its place in the family picture."""
     adds: ClassVar[str] = ""
     """What it adds to that model, in a few words."""
+    reconstructed: ClassVar[str] = ""
+    """What no source says and was filled in here, in a sentence; empty if nothing was."""
     Settings: ClassVar[type[Config]] = Config
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

@@ -32,6 +32,7 @@ def described_model(model: type[Recommender[Any]]) -> dict[str, Any]:
         "reference": model.reference,
         "builds_on": model.builds_on,
         "adds": model.adds,
+        "reconstructed": model.reconstructed,
         "needs": [
             word
             for word, needed in (
