@@ -117,6 +117,28 @@ SEARCH: dict[str, dict[str, Any]] = {
         "weight": "uniform",
     },
     "f as printed, 2,048 negatives, 4 candidates, uniform weights": {**_FIRST, "weight": "uniform"},
+    "f trained on plain actions": {},
+    **{
+        f"f trained on virtual actions{', ' * bool(tried)}{tried}": {
+            "mi_action": "virtual",
+            **changed,
+        }
+        for tried, changed in {
+            "": {},
+            "the two-step walk": {"virtual": "two_hop"},
+            "the first term of Eq. 9": {"virtual": "scale"},
+            "no virtual purchase": {"virtual": "none"},
+            "first term, uniform weights": {"virtual": "scale", "weight": "uniform"},
+            "first term, tau .1": {"virtual": "scale", "tau": 0.1},
+            "first term, upper step .15": {"virtual": "scale", "upper_weight": 0.15},
+            "first term, upper step .6": {"virtual": "scale", "upper_weight": 0.6},
+            "first term, direct step 1": {"virtual": "scale", "direct_weight": 1.0},
+            "first term, candidates' step 2": {"virtual": "scale", "lower_weight": 2.0},
+            "first term, 8 candidates": {"virtual": "scale", "candidates": 8},
+            "first term, 2 layers": {"virtual": "scale", "layers": 2},
+            "first term, step 2.5e-3": {"virtual": "scale", "learning_rate": 2.5e-3},
+        }.items()
+    },
 }
 
 

@@ -255,7 +255,7 @@ def slow_terms(made: CharmNetwork, data: TrainingData, batch: OrdinalBatch) -> d
         ]
 
     def fit(z: Tensor, pair: tuple[int, int], seen: tuple[int, int]) -> Tensor:
-        x = oracle.x(*pair)
+        x = (oracle.virtual if config.mi_action == "virtual" else oracle.x)(*pair)
         if config.mi_gradient == "estimator":
             z, x = z.detach(), x.detach()
         return oracle.f(z, x, pair, seen)

@@ -453,8 +453,9 @@ class CharmNetwork(GradientNetwork):
     def fit_of(
         self, views: Views, users: Tensor, items: Tensor, intent: Tensor, behaviors: Tensor
     ) -> Tensor:
-        """Return f of pairs as they stand, without a virtual purchase, shape ``(n,)``."""
-        action = self.action(views, users, items)
+        """Return f of pairs as Eq. 8 takes them, shape ``(n,)``."""
+        virtual = self.config.mi_action == "virtual"
+        action = (self.virtual_action if virtual else self.action)(views, users, items)
         return self.estimate(intent, action, rows_of(views.items, items), behaviors)
 
     def mismatched(

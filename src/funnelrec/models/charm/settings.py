@@ -90,6 +90,12 @@ class CharmSettings(GradientSettings):
         "touched before against the touched, not bought candidates, each with its own z. Against "
         "strangers f learns that a pair was touched, and all that it is ever asked about were.",
     )
+    mi_action: Literal["plain", "virtual"] = Field(
+        "plain",
+        description="The action vectors in Eq. 8: x as encoded, as printed, or the virtual one of "
+        "each pair, with nothing flowing back into it. f is only ever asked about virtual "
+        "actions, and what Eq. 9 adds to them is new to an f that was trained without.",
+    )
     virtual: Virtual = Field(
         "degree",
         description="The virtual purchase: Eq. 9; the plain action vector ('w/o VIM'); e_u + e_i; "
