@@ -44,3 +44,11 @@ def test_ranges_in_words() -> None:
 
 def test_an_unknown_model() -> None:
     assert "unknown model 'rmbrek': did you mean 'rmbrec'?" in refused("models", "rmbrek")
+
+
+def test_what_a_model_reads_if_it_is_there() -> None:
+    shown = " ".join(funnelrec("models", "funnel").stdout.split())
+    assert f"reads if there: timestamps; without them {registry.get('funnel').undated}" in shown
+    described = json.loads(funnelrec("models", "--json").stdout)
+    found = {model["name"]: model["reads_if_there"] for model in described}
+    assert (found["funnel"], found["lightgcn"]) == (["timestamps"], [])

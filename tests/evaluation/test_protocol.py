@@ -27,7 +27,9 @@ def scorer() -> MatrixScorer:
 def test_the_producer_does_not_matter(dataset: Dataset, scorer: MatrixScorer) -> None:
     first = evaluate(scorer, dataset, model="a", seed=1, settings={"layers": 2}).protocol
     second = evaluate(scorer, dataset, model="b", seed=2).protocol
-    moved = second.model_copy(update={"device": "cuda:0", "versions": {"torch": "9"}})
+    moved = second.model_copy(
+        update={"device": "cuda:0", "versions": {"torch": "9"}, "inputs": ("timestamps: read",)}
+    )
     assert first != second
     for other in (second, moved):
         assert first.comparable_with(other)

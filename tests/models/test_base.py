@@ -27,6 +27,7 @@ from funnelrec.common.errors import (
 )
 from funnelrec.data.dataset import Dataset, IdMap, TrainingData
 from funnelrec.data.interactions import Interactions
+from funnelrec.evaluation.evaluate import evaluate
 from funnelrec.models import (
     Capabilities,
     FitOptions,
@@ -38,6 +39,7 @@ from funnelrec.models import (
 )
 from funnelrec.models import base as base_module
 from funnelrec.models.base import resolve_device
+from funnelrec.testing.datasets import tiny_dataset as tiny_shop
 
 Make = Callable[..., Dataset]
 
@@ -548,3 +550,15 @@ def test_a_file_of_another_width_is_damaged(tiny_dataset: Dataset, tmp_path: Pat
     save_file({**tensors, "users": tensors["users"][:3].clone()}, path, metadata=metadata)
     with pytest.raises(DataError, match="is damaged"):
         create_model("mf_bpr", config={"dim": 4, "epochs": 1}).restore(path, tiny_dataset)
+
+
+def test_what_became_of_timestamps_is_in_the_protocol() -> None:
+    told = []
+    for dated in (True, False):
+        data = tiny_shop(dated=dated)
+        model = create_model("funnel", trees=2, device="cpu").fit(data)
+        told.append(evaluate(model, data).protocol.inputs)
+    assert told[0] == ("timestamps: read",)
+    assert told[1] == (f"timestamps: none, so {type(model).undated}",)
+    plain = create_model("popularity", device="cpu").fit(data)
+    assert evaluate(plain, data).protocol.inputs == ()

@@ -613,6 +613,11 @@ BROKEN: list[Broken] = [
     (RefusesLate, "capabilities", "refused only after the work had begun"),
     (RefusesWithoutReason, "capabilities", "gives no reason: 'no'"),
     (
+        with_attributes(capabilities=Capabilities(uses_timestamps=True)),
+        "uses_timestamps",
+        "other dates gave the same scores",
+    ),
+    (
         with_attributes(capabilities=Capabilities(uses_auxiliary=True)),
         "uses_auxiliary",
         "other auxiliary behaviors gave the same scores",

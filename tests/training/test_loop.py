@@ -60,6 +60,20 @@ class Network(nn.Module):
         }
 
 
+class Halving(Network):
+    """Halves the gradient of the size term and remembers how often."""
+
+    times: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("times", torch.zeros(()))
+
+    def backward(self, terms: Mapping[str, Tensor]) -> None:
+        torch.autograd.backward(terms["fit"] + terms["size"] / 2)
+        self.times += 1
+
+
 def settings(**given: Any) -> TrainingSettings:
     return TrainingSettings.create({"learning_rate": 0.05, "epochs": 6, **given})
 
@@ -412,3 +426,37 @@ def test_decoupled_decay_shrinks_by_the_step_size(
         expected = expected * (1 - 0.01 * 0.5 * shrinks) - 0.01
     # Through the gradient, decay only makes a gradient of one sign longer, and Adam evens it out.
     assert network.outer.item() == pytest.approx(expected, abs=1e-3 if shrinks else 1e-5)
+
+
+def test_a_network_may_put_its_gradient_together_itself(tmp_path: Path) -> None:
+    class Weighed(Network):
+        def loss(self, batch: Noise) -> Mapping[str, Tensor]:
+            terms = super().loss(batch)
+            return {"fit": terms["fit"], "size": terms["size"] / 2}
+
+    own, summed, plain = Halving(), Weighed(), Network()
+    for network in (own, summed, plain):
+        train(network, NoiseSampler(), settings())
+    torch.testing.assert_close(own.weight, summed.weight)
+    assert not torch.allclose(own.weight, plain.weight)
+    assert int(own.times) == 18
+
+
+def test_what_a_balancing_network_remembers_survives_a_resume(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    for epochs in (2, 6):
+        network = Halving()
+        train(
+            network,
+            NoiseSampler(),
+            settings(epochs=epochs),
+            identity="x",
+            checkpoint=file,
+            checkpoint_seconds=0.0,
+        )
+        if epochs == 2:
+            # As if it had been killed here: what was stored knows nothing of a stop.
+            stored = Checkpoint.load(file, identity="x")
+            going_on = stored.history.model_copy(update={"stopped": ""})
+            Checkpoint("x", going_on, stored.weights, stored.best, stored.optimizer).save(file)
+    assert int(network.times) == 18

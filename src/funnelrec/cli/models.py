@@ -67,9 +67,11 @@ def _overview(described: list[dict[str, Any]]) -> Table:
 def _print_one(model: dict[str, Any]) -> None:
     say(f"{model['name']}: {model['summary']}")
     say(f"reference: {model['reference']}")
-    say(f"needs: {listed(model['needs'])}")
     if model["reconstructed"]:
         say(f"reconstructed: {model['reconstructed']}")
+    say(f"needs: {listed(model['needs'])}")
+    if model["reads_if_there"]:
+        say(f"reads if there: timestamps; without them {model['without_timestamps']}")
     for kind in ("preset", "variant"):
         for name, values in model[f"{kind}s"].items():
             chosen = (f"{key}={json.dumps(value)}" for key, value in values.items())

@@ -264,6 +264,7 @@ def evaluate(
         model=getattr(scorer, "name", None) if model is None else model,
         settings=_settings_of(scorer) if settings is None else settings,
         seed=getattr(scorer, "seed", None) if seed is None else seed,
+        inputs=getattr(scorer, "inputs", ()),
         versions=current_versions(),
         device=ranks.device,
     )

@@ -17,14 +17,14 @@ from funnelrec.data.dataset import SplitRecord
 from funnelrec.evaluation.masking import Mask, Split
 
 # What may differ between two results in one column: who produced them and on what.
-_PRODUCER = ("model", "settings", "seed", "versions", "device")
+_PRODUCER = ("model", "settings", "seed", "inputs", "versions", "device")
 
 
 class Protocol(BaseModel):
     """Everything that decides what a metric value means.
 
     Two results are comparable if all fields agree but the producer's: model, settings, seed,
-    versions and device.
+    inputs, versions and device.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +45,9 @@ class Protocol(BaseModel):
     model: str | None = Field(None, description="Name of the model.")
     settings: Mapping[str, Any] | None = Field(None, description="Settings of the model.")
     seed: int | None = Field(None, description="Seed of the model.")
+    inputs: tuple[str, ...] = Field(
+        (), description="What the model made of inputs that it can do without, such as timestamps."
+    )
     versions: Mapping[str, str] = Field(default_factory=dict)
     device: str = Field("cpu", description="Where the scores were computed.")
 

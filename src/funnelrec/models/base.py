@@ -59,6 +59,8 @@ class Capabilities:
         At least one behavior besides the target.
     needs_timestamps
         Every behavior must be dated.
+    uses_timestamps
+        Reads dates where every behavior has them, and does what ``undated`` says where not.
     trained_by_gradient
         Has epochs, a loss and checkpoints.
     folds_in_new_users
@@ -71,6 +73,7 @@ class Capabilities:
 
     needs_auxiliary: bool = False
     needs_timestamps: bool = False
+    uses_timestamps: bool = False
     trained_by_gradient: bool = False
     folds_in_new_users: bool = False
     uses_auxiliary: bool = False
@@ -142,6 +145,8 @@ class Recommender(ABC, Generic[SettingsT]):
     """What an ablation changes, by the name its paper gives it."""
     capabilities: ClassVar[Capabilities] = Capabilities()
     search_space: ClassVar[SearchSpace] = {}
+    undated: ClassVar[str] = ""
+    """What a model that uses timestamps does without them: ``it`` and a verb, no full stop."""
 
     def __init__(
         self,
@@ -223,6 +228,15 @@ class Recommender(ABC, Generic[SettingsT]):
         """The behaviors of a history that decide its scores, weak to strong."""
         data = self.data
         return data.behaviors if self.capabilities.uses_auxiliary else (data.target,)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What came of inputs that the model can do without; for the protocol of its results."""
+        if not self.capabilities.uses_timestamps:
+            return ()
+        if self.data.has_timestamps:
+            return ("timestamps: read",)
+        return (f"timestamps: none, so {self.undated}",)
 
     @classmethod
     def check_folds_in(cls) -> None:

@@ -17,7 +17,7 @@ _BOUNDS = {
 
 
 def described_model(model: type[Recommender[Any]]) -> dict[str, Any]:
-    """Return name, summary, reference, what it builds on, needs, presets and variants.
+    """Return name, summary, reference, what it builds on and needs, presets and variants.
 
     Examples
     --------
@@ -41,6 +41,8 @@ def described_model(model: type[Recommender[Any]]) -> dict[str, Any]:
             )
             if needed
         ],
+        "reads_if_there": ["timestamps"] if needs.uses_timestamps else [],
+        "without_timestamps": model.undated,
         "trained_by_gradient": needs.trained_by_gradient,
         "presets": {name: dict(values) for name, values in model.presets.items()},
         "variants": {name: dict(values) for name, values in model.variants.items()},

@@ -579,6 +579,38 @@ def _check_uses_auxiliary(subject: _Subject) -> None:
         _same_bits(second, first, "it declares no uses_auxiliary, scores with other auxiliaries")
 
 
+@_rule("Dates change the scores if and only if the model says that it reads them")
+def _check_uses_timestamps(subject: _Subject) -> None:
+    capabilities = subject.capabilities
+    data, rng = subject.data(dated=True), np.random.default_rng(6)
+
+    def redated(part: Interactions) -> Interactions:
+        dates = rng.integers(0, 1_000_000, part.nnz)
+        return dataclasses.replace(part, first=dates, last=dates)
+
+    parts = {name: redated(part) for name, part in data.training.interactions.items()}
+    other = dataclasses.replace(
+        data, training=dataclasses.replace(data.training, interactions=parts)
+    )
+    model = subject.fitted(data)
+    first, second = _everybody(model), _everybody(subject.fitted(other))
+    if not (capabilities.uses_timestamps or capabilities.needs_timestamps):
+        _same_bits(second, first, "it declares no use of timestamps, scores under other dates")
+        return
+    _require(
+        not torch.equal(first, second),
+        "it declares that it reads timestamps, and other dates gave the same scores",
+    )
+    if capabilities.needs_timestamps:
+        return
+    _require(bool(subject.cls.undated), "undated must say what it does without timestamps")
+    without = subject.fitted(subject.data(dated=False)).inputs
+    _require(
+        without != model.inputs and any(subject.cls.undated in line for line in without),
+        f"inputs must tell dated from undated data, got {model.inputs} and {without}",
+    )
+
+
 @_rule("Any number, order and size of behaviors works, and so does the smallest log")
 def _check_any_behaviors(subject: _Subject) -> None:
     for when, options in (
@@ -1216,6 +1248,7 @@ _CHECKS: tuple[_Check, ...] = (
     _check_global_state,
     _check_capabilities,
     _check_uses_auxiliary,
+    _check_uses_timestamps,
     _check_any_behaviors,
     _check_fit_returns_self,
     _check_second_fit,

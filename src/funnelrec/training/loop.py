@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -67,6 +67,18 @@ class Trainable(Protocol):
 
     def loss(self, batch: Any) -> Mapping[str, Tensor]:
         """Return the weighted scalar terms of the loss of one batch; the loop adds them up."""
+        ...
+
+
+@runtime_checkable
+class Balancing(Protocol):
+    """A network that puts its gradient together itself, term by term.
+
+    What it remembers from step to step belongs in buffers, so that a resumed run goes on with it.
+    """
+
+    def backward(self, terms: Mapping[str, Tensor]) -> None:
+        """Fill the gradients of the parameters from the terms of one loss."""
         ...
 
 
@@ -195,7 +207,10 @@ def _one_epoch(
     for batch in sampler.epoch(epoch):
         optimizer.zero_grad(set_to_none=True)
         terms = network.loss(batch.to(device))
-        torch.autograd.backward(torch.stack(list(terms.values())).sum())
+        if isinstance(network, Balancing):
+            network.backward(terms)
+        else:
+            torch.autograd.backward(torch.stack(list(terms.values())).sum())
         if settings.max_gradient_norm is not None:
             nn.utils.clip_grad_norm_(network.parameters(), settings.max_gradient_norm)
         optimizer.step()

@@ -68,7 +68,10 @@ class Funnel(Recommender[FunnelSettings]):
     summary = "Conversions by evidence and discoveries by preference, on one calibrated scale."
     reference = "-"
     Settings: ClassVar[type[Config]] = FunnelSettings
-    capabilities: ClassVar[Capabilities] = Capabilities(needs_auxiliary=True, uses_auxiliary=True)
+    undated = "it draws at random which purchase is hidden, and no feature tells of time"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        needs_auxiliary=True, uses_timestamps=True, uses_auxiliary=True
+    )
 
     notes: tuple[str, ...] = ()
     _tables: Mapping[str, Tensor]
