@@ -106,6 +106,7 @@ class TestTrainingData:
         )
         assert list(training.interactions) == ["purchase", "cart", "view"]
         assert training.auxiliary == ("purchase", "view")
+        assert training.chain == ("purchase", "view", "cart")
 
     def test_dates_are_there_only_if_every_behavior_is_dated(
         self, dataset: Dataset, make_dataset: Make

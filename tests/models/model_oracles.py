@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -90,3 +91,20 @@ def assert_learns(network: nn.Module, loss: Tensor) -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
+
+
+def assert_same_with_gradients(
+    network: nn.Module, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> None:
+    """Check every term and its gradient in every parameter against the slow twin, in float64."""
+    assert set(found) == set(expected)
+    parameters = [part for part in network.parameters() if part.requires_grad]
+    for name, term in expected.items():
+        torch.testing.assert_close(found[name], term, rtol=1e-10, atol=1e-13)
+        slopes = [
+            torch.autograd.grad(
+                part, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            for part in (found[name], term)
+        ]
+        torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-8, atol=1e-12)

@@ -224,6 +224,8 @@ def test_tables_are_drawn_as_they_say() -> None:
     normal = table(400, 100, "normal", torch.Generator().manual_seed(0)).detach()
     assert normal.mean().item() == pytest.approx(0.0, abs=0.002)
     assert normal.std().item() == pytest.approx(0.1, rel=0.02)
+    small = table(400, 100, "small", torch.Generator().manual_seed(0)).detach()
+    assert small.std().item() == pytest.approx(0.01, rel=0.02)
     xavier = table(400, 100, "xavier", torch.Generator().manual_seed(0)).detach()
     bound = math.sqrt(6 / 500)
     assert xavier.abs().max().item() == pytest.approx(bound, rel=0.01)

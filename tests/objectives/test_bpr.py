@@ -83,3 +83,18 @@ def test_absent_entries_have_no_gradient() -> None:
     assert torch.autograd.gradcheck(
         lambda scores: bpr_per_row(scores, random(2, 3, seed=2), present), high
     )
+
+
+@given(st.integers(1, 4), st.integers(1, 7), st.integers(0, 100))
+def test_padding_counts_ln_2_for_what_is_absent(rows: int, columns: int, seed: int) -> None:
+    high, low = random(rows, columns, seed=seed), random(rows, columns, seed=seed + 1)
+    present = random(rows, columns, seed=seed + 2) > 0
+    found = bpr_per_row(high, low, present, pad_missing=True)
+    for row in range(rows):
+        costs = [
+            math.log1p(math.exp(low[row, column] - high[row, column]))
+            if present[row, column]
+            else math.log(2)
+            for column in range(columns)
+        ]
+        assert found[row].item() == pytest.approx(sum(costs) / columns)

@@ -199,6 +199,11 @@ class TrainingData:
         return tuple(name for name in self.behaviors if name != self.target)
 
     @property
+    def chain(self) -> tuple[str, ...]:
+        """The auxiliary behaviors, weak to strong, and then the target."""
+        return (*self.auxiliary, self.target)
+
+    @property
     def has_timestamps(self) -> bool:
         """Whether every behavior is dated."""
         return all(part.first is not None for part in self.interactions.values())

@@ -28,7 +28,7 @@ from funnelrec.training.loop import TrainingSettings, train
 from funnelrec.training.progress import reporter
 from funnelrec.training.sampling import Sampler, Triples
 
-Init = Literal["normal", "xavier"]
+Init = Literal["normal", "xavier", "small"]
 
 
 class GradientSettings(TrainingSettings):
@@ -292,9 +292,11 @@ def dropped(rows: Tensor, rate: float, generator: torch.Generator) -> Tensor:
 def table(rows: int, dim: int, init: Init, generator: torch.Generator) -> nn.Parameter:
     """Return a freshly drawn embedding table, shape ``(rows, dim)``.
 
-    ``normal`` draws from N(0, 0.1^2), as the releases of LightGCN and RMBRec do; ``xavier`` is
-    Xavier uniform, as LightGCN's paper says.
+    ``normal`` draws from N(0, 0.1^2), as the releases of LightGCN and RMBRec do; ``small`` from
+    N(0, 0.01^2), as those written for TensorFlow do; ``xavier`` is Xavier uniform, as LightGCN's
+    paper says.
     """
     if init == "xavier":
         return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, dim), generator=generator))
-    return nn.Parameter(torch.randn(rows, dim, generator=generator) * 0.1)
+    deviation = 0.1 if init == "normal" else 0.01
+    return nn.Parameter(torch.randn(rows, dim, generator=generator) * deviation)

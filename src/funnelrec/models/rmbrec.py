@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -28,10 +27,12 @@ from funnelrec.objectives.bpr import bpr_per_row
 from funnelrec.objectives.contrastive import decoupled_alignment, info_nce
 from funnelrec.objectives.invariance import gradient_variance, irm_penalty, risk_variance
 from funnelrec.training.loop import METRIC_PATTERN
-from funnelrec.training.sampling import BehaviorTriples, Sampler, UserSampler
-
-# Steps below which an epoch is too short to be worth a validation.
-_LEAST_STEPS = 16
+from funnelrec.training.sampling import (
+    BehaviorTriples,
+    Sampler,
+    UserSampler,
+    worthwhile_rounds,
+)
 
 Invariance = Literal["rex", "v1", "v2", "v1-release", "v2-release"]
 
@@ -153,13 +154,12 @@ class RMBRecNetwork(TableNetwork):
     ) -> None:
         super().__init__(data.shape, config, generator)
         self.config = config
-        order = (*data.auxiliary, data.target)
-        self.graphs = Graphs({name: data.interactions[name] for name in order})
+        self.graphs = Graphs({name: data.interactions[name] for name in data.chain})
         self.auxiliary = data.auxiliary
         self.register_buffer(
             "has_behavior",
             torch.stack(
-                [torch.from_numpy(data.interactions[name].user_degrees > 0) for name in order]
+                [torch.from_numpy(data.interactions[name].user_degrees > 0) for name in data.chain]
             ),
             persistent=False,
         )
@@ -217,11 +217,9 @@ class RMBRecNetwork(TableNetwork):
 
     def _risks(self, gaps: Tensor, present: Tensor) -> Tensor:
         """Return L_b, shape (B,), from gaps s+ - s-, shape (B, n) (Eq. 2)."""
-        risks = bpr_per_row(gaps, torch.zeros_like(gaps), present)
-        if not self.config.pad_missing:
-            return risks
-        share = present.to(risks.dtype).mean(dim=1)
-        return risks * share + (1 - share) * math.log(2)
+        return bpr_per_row(
+            gaps, torch.zeros_like(gaps), present, pad_missing=self.config.pad_missing
+        )
 
     def _alignment(self, users: Tensor, batch: BehaviorTriples) -> Tensor:
         """Return L_RRM from the views of the batch, shape (B, n, d) (Eqs. 3 and 4)."""
@@ -274,10 +272,6 @@ class RMBRecNetwork(TableNetwork):
             present = batch.present
         squares = users.square() + positives.square() + negatives.square()
         return (squares.sum(dim=-1) * present).sum() / (2 * max(len(batch.users), 1))
-
-
-def _rounds(data: TrainingData, batch_size: int) -> int:
-    return -(-_LEAST_STEPS // -(-data.n_users // batch_size))
 
 
 def _rows(stacked: Tensor, numbers: Tensor) -> Tensor:
@@ -364,8 +358,7 @@ class RMBRec(PropagatedRecommender[RMBRecSettings]):
     @property
     def reads(self) -> tuple[str, ...]:
         """The auxiliary behaviors that were not removed, and the target."""
-        data = self.data.without(*self.config.without)
-        return (*data.auxiliary, data.target)
+        return self.data.without(*self.config.without).chain
 
     def frozen(self, graph: Adjacency, users: Tensor, items: Tensor) -> FrozenItems:
         """Return the item side of one behavior's view."""
@@ -385,12 +378,12 @@ class RMBRec(PropagatedRecommender[RMBRecSettings]):
 
     def sampler(self, data: TrainingData) -> Sampler:
         """Return shuffled users with one triple per behavior each, the target last."""
-        parts = [data.interactions[name] for name in (*data.auxiliary, data.target)]
+        parts = [data.interactions[name] for name in data.chain]
         users = UserSampler(
             parts,
             data.seen if self.config.negatives == "unseen" else parts,
             batch_size=self.config.batch_size,
             seed=self.seed,
-            rounds=self.config.rounds or _rounds(data, self.config.batch_size),
+            rounds=self.config.rounds or worthwhile_rounds(data.n_users, self.config.batch_size),
         )
         return with_substitutes(users, data, self.config, self.seed)

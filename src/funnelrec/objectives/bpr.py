@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,7 +32,9 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
     return F.softplus(negative - positive).mean()
 
 
-def bpr_per_row(positive: Tensor, negative: Tensor, present: Tensor) -> Tensor:
+def bpr_per_row(
+    positive: Tensor, negative: Tensor, present: Tensor, *, pad_missing: bool = False
+) -> Tensor:
     r"""Return one BPR risk per row, averaged over the entries that are present.
 
     Parameters
@@ -39,11 +43,19 @@ def bpr_per_row(positive: Tensor, negative: Tensor, present: Tensor) -> Tensor:
         Scores, shape ``(B, n)``: one row per behavior.
     present
         bool, shape ``(B, n)``: which entries are real triples.
+    pad_missing
+        Average over all n entries and count ln 2 for an absent one, as releases do that keep an
+        empty row 0 for who lacks a behavior: the risk of a sparse behavior is diluted by its
+        coverage.
 
     Returns
     -------
     Tensor
-        Shape ``(B,)``; 0 for a row without any real triple.
+        Shape ``(B,)``; for a row without any real triple 0, or ln 2 with ``pad_missing``.
     """
-    risks = F.softplus(negative - positive) * present
-    return risks.sum(dim=1) / present.sum(dim=1).clamp_min(1)
+    costs = F.softplus(negative - positive) * present
+    risks = costs.sum(dim=1) / present.sum(dim=1).clamp_min(1)
+    if not pad_missing:
+        return risks
+    share = present.to(risks.dtype).mean(dim=1)
+    return risks * share + (1 - share) * math.log(2)

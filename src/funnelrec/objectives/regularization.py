@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -26,3 +27,27 @@ def l2_of_rows(*rows: Tensor) -> Tensor:
     for part in rows:
         total = total + part.square().sum()
     return total / (2 * max(batch, 1))
+
+
+def table_lengths(*tables: Tensor) -> Tensor:
+    r"""Return the lengths of whole tables, added up and divided by the rows of the last one.
+
+    .. math:: \frac1N \sum_{T} \lVert T \rVert_F
+
+    What RecBole calls EmbLoss, and the releases of CRGCN and its kin take over.
+
+    Parameters
+    ----------
+    tables
+        Of any shapes ``(rows, d)``; the last one is that of the N items.
+
+    Examples
+    --------
+    >>> import torch
+    >>> table_lengths(torch.ones(9, 1), torch.ones(4, 1)).item()
+    1.25
+    """
+    total = tables[-1].new_zeros(())
+    for table in tables:
+        total = total + torch.linalg.vector_norm(table)
+    return total / tables[-1].shape[0]

@@ -15,6 +15,9 @@ from funnelrec.common.errors import CapabilityError, ConfigError
 from funnelrec.common.random import stream
 from funnelrec.data.interactions import Interactions, LongArray
 
+# Steps below which an epoch is too short to be worth a validation.
+_LEAST_STEPS = 16
+
 
 @dataclass(frozen=True)
 class Substitutes:
@@ -330,6 +333,17 @@ class UserSampler:
                     torch.from_numpy(negatives[:, at]),
                     torch.from_numpy(present[:, at]),
                 )
+
+
+def worthwhile_rounds(n_users: int, batch_size: int) -> int:
+    """Return how many passes over the users give 16 steps, so that an epoch is worth a validation.
+
+    Examples
+    --------
+    >>> worthwhile_rounds(60, 1024), worthwhile_rounds(40_000, 1024)
+    (16, 1)
+    """
+    return -(-_LEAST_STEPS // -(-n_users // batch_size))
 
 
 def check_at_least_one(**counts: int) -> None:
