@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Mapping
 from statistics import mean, stdev
@@ -44,7 +42,7 @@ from funnelrec.evaluation.binary import average_precision, roc_auc
 from funnelrec.evaluation.conversion_calibration import calibrate_conversion
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.models import create_model
-from reproduction import PAGE, ROOT, SEEDS, append, between, finished, key_of
+from reproduction import PAGE, ROOT, SEEDS, append, between, finished, key_of, machine
 
 RESULTS = ROOT / "benchmarks/results/hesitations_shop.jsonl"
 
@@ -56,6 +54,7 @@ MODELS: dict[str, Mapping[str, Any]] = {
         "preset": "practical",
         "estimator": "mlp",
         "permute": "vector",
+        "mi_action": "plain",
         "center": False,
     },
     "charm, evidence as printed": {
@@ -74,7 +73,7 @@ MAIN = {"hesitation": "confidence", "substitution": "evidence", "substitution, k
 OTHER = {"hesitation": "weight", "substitution": "explained", "substitution, known": "explained"}
 
 
-def run(names: set[str], seeds: tuple[int, ...]) -> None:
+def run(names: set[str], seeds: tuple[int, ...], device: str) -> None:
     """Train every model with every seed and record all figures."""
     done = finished(RESULTS)
     for seed in seeds:
@@ -82,7 +81,7 @@ def run(names: set[str], seeds: tuple[int, ...]) -> None:
         dataset = prepare(read_events(shop.events, behaviors=shop.behaviors), name="shop")
         trees: list[dict[str, Any]] = []
         for name, settings in MODELS.items():
-            model: Any = create_model("charm", **settings, seed=seed, device="cpu")
+            model: Any = create_model("charm", **settings, seed=seed, device=device)
             config = model.config.model_dump(mode="json")
             key = key_of(fingerprint=dataset.fingerprint, model=name, settings=config, seed=seed)
             if key in done or (names and name not in names):
@@ -118,7 +117,7 @@ def run(names: set[str], seeds: tuple[int, ...]) -> None:
                     )
                 },
                 "versions": current_versions(),
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "machine": machine(device),
                 "study": table.to_dicts() + trees,
             }
             append(RESULTS, row)
@@ -214,7 +213,12 @@ def _figure(row: Mapping[str, Any], scorer: str, signal: str, task: str, name: s
 
 def table() -> None:
     """Rewrite the table between the markers of the page."""
-    rows = list(finished(RESULTS).values())
+    # Trainings under settings of the past stay on file.
+    now = {
+        name: create_model("charm", **settings).config.model_dump(mode="json")
+        for name, settings in MODELS.items()
+    }
+    rows = [row for row in finished(RESULTS).values() if row["settings"] == now[row["model"]]]
     PAGE.write_text(between(PAGE.read_text(), "hesitations shop", _lines(rows)))
 
 
@@ -259,6 +263,7 @@ def main() -> None:
     parser.add_argument("--models", default="", help="semicolon-separated; all by default")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     prefer_huge_pages()
@@ -266,7 +271,8 @@ def main() -> None:
         table()
         return
     names = {name.strip() for name in arguments.models.split(";") if name.strip()}
-    run(names, tuple(int(seed) for seed in arguments.seeds.split(",")))
+    seeds = tuple(int(seed) for seed in arguments.seeds.split(","))
+    run(names, seeds, arguments.device)
 
 
 if __name__ == "__main__":
