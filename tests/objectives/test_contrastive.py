@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from funnelrec.objectives.contrastive import decoupled_alignment, info_nce
+from funnelrec.objectives.contrastive import decoupled_alignment, info_nce, info_nce_among_all
 
 
 def views(seed: int, rows: int, dim: int = 4) -> tuple[Tensor, Tensor]:
@@ -133,3 +133,25 @@ def test_gradients_agree_with_finite_differences() -> None:
         assert torch.autograd.gradcheck(
             lambda a, b, loss=loss: loss(a, b, temperature=0.5), (one, other)
         )
+
+
+@pytest.mark.parametrize("budget", [10**6, 14, 1])
+def test_among_all_is_its_definition_with_gradients(budget: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    anchor, view = (
+        torch.randn(rows, 3, dtype=torch.float64, generator=generator).requires_grad_()
+        for rows in (5, 7)
+    )
+    places = torch.tensor([6, 0, 0, 3, 2])
+    found = info_nce_among_all(anchor, view, places, temperature=0.3, budget=budget)
+    cosines = torch.stack(
+        [torch.stack([a @ v / (a.norm() * v.norm()) for v in view]) for a in anchor]
+    )
+    powers = torch.exp(cosines / 0.3)
+    expected = -torch.log(powers[torch.arange(5), places] / powers.sum(dim=1))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    weight = torch.linspace(1, 2, 5, dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad((found * weight).sum(), (anchor, view)),
+        torch.autograd.grad((expected * weight).sum(), (anchor, view)),
+    )

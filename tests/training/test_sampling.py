@@ -304,3 +304,15 @@ class TestUserSampler:
         assert batch.present.dtype == torch.bool
         moved = batch.to(torch.device("meta"))
         assert {moved.users.device.type, moved.present.device.type} == {"meta"}
+
+
+def test_several_negatives_of_a_pair_are_as_one_by_one(tiny_dataset: Dataset) -> None:
+    bought = tiny_dataset.training.purchases
+    for triples in PairSampler(bought, batch_size=16, seed=3, negatives=6).epoch(1):
+        assert triples.negatives.shape == (len(triples.users), 6)
+        users = triples.users[:, None].expand(-1, 6).numpy()
+        assert not bought.contains(users, triples.negatives.numpy()).any()
+        # Drawn one by one, not one a pair.
+        assert (triples.negatives != triples.negatives[:, :1]).any()
+    with pytest.raises(ConfigError, match="negatives must be at least 1, got 0"):
+        PairSampler(bought, batch_size=16, seed=3, negatives=0)

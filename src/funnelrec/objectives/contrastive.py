@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+LOGIT_BUDGET = 2**25
+"""Logits of one block of :func:`info_nce_among_all`, 128 MiB in float32."""
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -43,6 +47,63 @@ def info_nce(
     if not symmetric:
         return forward
     return (forward + (torch.logsumexp(logits, dim=0) - positive).mean()) / 2
+
+
+def info_nce_among_all(
+    anchor: Tensor,
+    view: Tensor,
+    places: Tensor,
+    *,
+    temperature: float,
+    budget: int = LOGIT_BUDGET,
+) -> Tensor:
+    r"""Return the InfoNCE loss of each anchor against every row of a view.
+
+    .. math:: -\log\frac{\exp(\cos(a_k, v_{\pi(k)})/T)}{\sum_{n}\exp(\cos(a_k, v_n)/T)}
+
+    The positive is part of the denominator.
+
+    Parameters
+    ----------
+    anchor
+        Shape ``(n, d)``.
+    view
+        Shape ``(N, d)``: everybody, not the batch alone.
+    places
+        pi, the row of the view that belongs to each anchor, int64, shape ``(n,)``.
+    temperature
+        T, above 0.
+    budget
+        Logits held at one time (a single anchor may exceed it); the backward pass computes each
+        block again. Memory, never the result.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(n,)``.
+
+    Examples
+    --------
+    >>> rows = torch.eye(3)
+    >>> losses = info_nce_among_all(rows, rows, torch.arange(3), temperature=1.0)
+    >>> expected = torch.log(1 + 2 * torch.exp(torch.tensor(-1.0)))
+    >>> bool(torch.isclose(losses, expected).all())
+    True
+    """
+    mine, others = _unit(anchor), _unit(view)
+    positive = (mine * others[places]).sum(dim=-1) / temperature
+    size = max(1, budget // max(len(view), 1))
+    blocks = torch.split(mine, size)
+    if len(blocks) == 1:
+        return _log_sum(mine, others, temperature) - positive
+    sums = [
+        checkpoint(_log_sum, block, others, temperature, use_reentrant=False) for block in blocks
+    ]
+    return torch.cat(sums) - positive
+
+
+def _log_sum(mine: Tensor, others: Tensor, temperature: float) -> Tensor:
+    return torch.logsumexp(mine @ others.T / temperature, dim=1)
 
 
 def decoupled_alignment(view: Tensor, anchor: Tensor, *, temperature: float) -> Tensor:

@@ -46,7 +46,8 @@ class Substitutes:
 class Triples:
     """A batch of (user, positive, negative), int64 tensors of shape ``(n,)``.
 
-    ``substitutes`` belong to its users, where a sampler adds them.
+    With K negatives a pair, ``negatives`` has the shape ``(n, K)``. ``substitutes`` belong to
+    its users, where a sampler adds them.
     """
 
     users: Tensor
@@ -208,6 +209,8 @@ class PairSampler:
         Triples per batch, at least 1.
     seed
         Seed of every draw.
+    negatives
+        K, negatives of a pair, at least 1; None for one in a tensor of shape ``(n,)``.
 
     Raises
     ------
@@ -222,8 +225,10 @@ class PairSampler:
         batch_size: int,
         seed: int,
         excluded: Interactions | None = None,
+        negatives: int | None = None,
     ) -> None:
-        check_at_least_one(batch_size=batch_size)
+        check_at_least_one(batch_size=batch_size, negatives=1 if negatives is None else negatives)
+        self._negatives = negatives
         self._drawer = NegativeDrawer(positives if excluded is None else excluded)
         usable, self.notes = usable_pairs(positives, self._drawer)
         self._users = positives.users[usable].astype(np.int64)
@@ -241,7 +246,11 @@ class PairSampler:
         rng = stream(self._seed, "pairs", number)
         order = rng.permutation(self._users.size)
         users, items = self._users[order], self._items[order]
-        negatives = self._drawer.draw(users, rng)
+        if self._negatives is None:
+            negatives = self._drawer.draw(users, rng)
+        else:
+            shape = (users.size, self._negatives)
+            negatives = self._drawer.draw(np.broadcast_to(users[:, None], shape), rng)
         for start in range(0, users.size, self._batch_size):
             part = slice(start, start + self._batch_size)
             yield Triples(
