@@ -7,22 +7,21 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from funnelrec.common.errors import ConfigError
 from funnelrec.graph import (
     Adjacency,
-    Combination,
     propagate,
     propagate_users,
     row_normalize,
     sparse_product,
 )
-from funnelrec.graph.propagation import propagate_composed
+from funnelrec.graph.propagation import Combination, Layering, propagate_composed
 
-COMBINATIONS: tuple[Combination, ...] = get_args(Combination)
+COMBINATIONS: tuple[Layering, ...] = (*get_args(Combination), "harmonic")
 
 
 @dataclass
@@ -33,7 +32,7 @@ class Case:
     users: Tensor
     items: Tensor
     layers: int
-    combine: Combination
+    combine: Layering
     normalize: bool
 
     @property
@@ -99,6 +98,11 @@ def dense_propagation(case: Case, users: Tensor, items: Tensor) -> tuple[Tensor,
             combined.append(stack.mean(dim=0))
         elif case.combine == "sum":
             combined.append(stack.sum(dim=0))
+        elif case.combine == "harmonic":
+            counts = [1.0, *(1 + 1 / layer for layer in range(1, case.layers + 1))]
+            combined.append(
+                torch.einsum("l,lnd->nd", torch.tensor(counts, dtype=torch.float64), stack)
+            )
         else:
             combined.append(stack[-1])
     whole_output = torch.stack(combined)
@@ -162,7 +166,7 @@ def tables(seed: int = 0) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_first_and_second_derivatives_agree_with_finite_differences(
-    combine: Combination, normalize: bool, layers: int
+    combine: Layering, normalize: bool, layers: int
 ) -> None:
     graphs = [graph_of(AWKWARD), graph_of(torch.zeros_like(AWKWARD)), graph_of(AWKWARD.flip(0))]
 
@@ -345,7 +349,7 @@ def test_row_normalize_and_its_derivatives() -> None:
     ("change", "message"),
     [
         ({"layers": -1}, "layers must be at least 0, got -1."),
-        ({"combine": "max"}, "combine must be 'mean', 'sum' or 'last', got 'max'."),
+        ({"combine": "max"}, "combine must be 'mean', 'sum', 'last' or 'harmonic', got 'max'."),
         ({"graphs": []}, "graphs must hold at least one graph, got none."),
     ],
 )
@@ -363,6 +367,7 @@ def test_the_users_half_is_that_of_the_whole_at_any_order(case: Case, seed: int)
     generator = torch.Generator().manual_seed(seed)
     shape = (len(case.matrices), *case.users.shape)
     weights = torch.randn(shape, generator=generator, dtype=torch.float64)
+    assume(case.combine != "harmonic")
     options: dict[str, Any] = {"layers": case.layers, "combine": case.combine}
     results = []
     for half in (True, False):
@@ -389,3 +394,9 @@ def test_the_users_half_is_that_of_the_whole_at_any_order(case: Case, seed: int)
 def test_the_users_half_refuses_what_the_whole_refuses() -> None:
     with pytest.raises(ConfigError, match="graphs must hold at least one graph"):
         propagate_users([], torch.ones(1, 1), torch.ones(1, 1), layers=1)
+
+
+def test_the_users_half_knows_no_weights_of_layers() -> None:
+    unknown: Any = "harmonic"
+    with pytest.raises(ConfigError, match="combine must be 'mean', 'sum' or 'last', got 'harm"):
+        propagate_users([graph_of(AWKWARD)], *tables(), layers=1, combine=unknown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from funnelrec.common.errors import ConfigError
 from funnelrec.graph.adjacency import Adjacency, CsrMatrix
 
 Combination = Literal["mean", "sum", "last"]
+Layering = Combination | Literal["harmonic"]
+_COMBINATIONS: tuple[str, ...] = get_args(Combination)
 
 
 def sparse_product(matrix: CsrMatrix, transposed: CsrMatrix, dense: Tensor) -> Tensor:
@@ -86,7 +88,7 @@ def propagate(
     items: Tensor,
     *,
     layers: int,
-    combine: Combination = "mean",
+    combine: Layering = "mean",
     normalize_layers: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""Return the embeddings of every node in every graph after LightGCN propagation.
@@ -105,7 +107,8 @@ def propagate(
     layers
         Number of products L, at least 0.
     combine
-        ``mean`` over the L + 1 layers (LightGCN), their ``sum``, or the ``last`` one.
+        ``mean`` over the L + 1 layers (LightGCN), their ``sum``, the ``last`` one, or
+        ``harmonic``: their sum with layer l above 0 counted 1 + 1/l times (the BIPN release).
     normalize_layers
         Divide every row of layers 1 to L by its length before it goes on (the encoder of the
         RMBRec release).
@@ -124,7 +127,7 @@ def propagate(
     ----------
     He et al., "LightGCN", SIGIR 2020, Eqs. 3-8.
     """
-    _check_arguments(graphs, layers, combine)
+    _check_arguments(graphs, layers, combine, (*_COMBINATIONS, "harmonic"))
     outputs: tuple[Tensor, Tensor] = _Propagation.apply(  # type: ignore[no-untyped-call]
         tuple(graphs), layers, combine, normalize_layers, users, items
     )
@@ -159,7 +162,7 @@ def propagate_users(
     ConfigError
         As :func:`propagate`.
     """
-    _check_arguments(graphs, layers, combine)
+    _check_arguments(graphs, layers, combine, _COMBINATIONS)
     output: Tensor = _UserPropagation.apply(  # type: ignore[no-untyped-call]
         tuple(graphs), layers, combine, users, items
     )
@@ -228,13 +231,21 @@ class _UserPropagation(torch.autograd.Function):
         return None, None, None, total_users, total_items
 
 
-def _check_arguments(graphs: Sequence[Adjacency], layers: int, combine: str) -> None:
+def _check_arguments(
+    graphs: Sequence[Adjacency], layers: int, combine: str, known: tuple[str, ...]
+) -> None:
     if layers < 0:
         raise ConfigError(f"layers must be at least 0, got {layers}.")
-    if combine not in ("mean", "sum", "last"):
-        raise ConfigError(f"combine must be 'mean', 'sum' or 'last', got {combine!r}.")
+    if combine not in known:
+        *others, last = map(repr, known)
+        raise ConfigError(f"combine must be {', '.join(others)} or {last}, got {combine!r}.")
     if not graphs:
         raise ConfigError("graphs must hold at least one graph, got none.")
+
+
+def _weight(combine: Layering, layer: int) -> float:
+    """Return how often a layer counts in the combination, before any division."""
+    return 1 + 1 / layer if combine == "harmonic" and layer else 1.0
 
 
 def _leaves(saved: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -255,7 +266,7 @@ class _Propagation(torch.autograd.Function):
         ctx: Any,
         graphs: tuple[Adjacency, ...],
         layers: int,
-        combine: Combination,
+        combine: Layering,
         normalize_layers: bool,
         users: Tensor,
         items: Tensor,
@@ -266,7 +277,7 @@ class _Propagation(torch.autograd.Function):
         for place, graph in enumerate(graphs):
             total_users, total_items = out_users[place].copy_(users), out_items[place].copy_(items)
             layer_users, layer_items = users, items
-            for _ in range(layers):
+            for layer in range(1, layers + 1):
                 layer_users, layer_items = (
                     _multiply(graph.to_users, layer_items),
                     _multiply(graph.to_items, layer_users),
@@ -274,8 +285,8 @@ class _Propagation(torch.autograd.Function):
                 if normalize_layers:
                     kept += [*_normalize_(layer_users), *_normalize_(layer_items)]
                 if combine != "last":
-                    total_users += layer_users
-                    total_items += layer_items
+                    total_users.add_(layer_users, alpha=_weight(combine, layer))
+                    total_items.add_(layer_items, alpha=_weight(combine, layer))
             if combine == "last":
                 total_users.copy_(layer_users)
                 total_items.copy_(layer_items)
@@ -312,6 +323,9 @@ class _Propagation(torch.autograd.Function):
         total_items = torch.zeros_like(of_items[0])
         for place, graph in enumerate(graphs):
             grad_users, grad_items = of_users[place], of_items[place]
+            if combine == "harmonic":
+                last = _weight(combine, layers)
+                grad_users, grad_items = grad_users * last, grad_items * last
             for layer in range(layers - 1, -1, -1):
                 if normalize_layers:
                     at = 4 * (place * layers + layer)
@@ -323,8 +337,8 @@ class _Propagation(torch.autograd.Function):
                     _multiply(graph.to_items, grad_users),
                 )
                 if combine != "last":
-                    grad_users += of_users[place]
-                    grad_items += of_items[place]
+                    grad_users.add_(of_users[place], alpha=_weight(combine, layer))
+                    grad_items.add_(of_items[place], alpha=_weight(combine, layer))
             total_users += grad_users
             total_items += grad_items
         return None, None, None, None, total_users, total_items
@@ -353,7 +367,7 @@ def propagate_composed(
     items: Tensor,
     *,
     layers: int,
-    combine: Combination = "mean",
+    combine: Layering = "mean",
     normalize_layers: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return what :func:`propagate` returns, from pieces that autograd takes apart.
@@ -371,11 +385,11 @@ def _propagate_one(
     users: Tensor,
     items: Tensor,
     layers: int,
-    combine: Combination,
+    combine: Layering,
     normalize_layers: bool,
 ) -> tuple[Tensor, Tensor]:
     total_users, total_items = users, items
-    for _ in range(layers):
+    for layer in range(1, layers + 1):
         users, items = (
             sparse_product(graph.to_users, graph.to_items, items),
             sparse_product(graph.to_items, graph.to_users, users),
@@ -383,7 +397,8 @@ def _propagate_one(
         if normalize_layers:
             users, items = row_normalize(users), row_normalize(items)
         if combine != "last":
-            total_users, total_items = total_users + users, total_items + items
+            weight = _weight(combine, layer)
+            total_users, total_items = total_users + weight * users, total_items + weight * items
     if combine == "last":
         return users, items
     if combine == "mean":
