@@ -155,7 +155,7 @@ class RecordSampler:
                 "to set against it."
             )
         self.notes = left_out(int(np.count_nonzero(~usable & (data.seen.user_degrees > 0))))
-        parts = [data.interactions[name] for name in (*data.auxiliary, data.target)]
+        parts = [data.interactions[name] for name in data.chain]
         kept = [usable[part.users] for part in parts]
         self._users = np.concatenate(
             [part.users[chosen] for part, chosen in zip(parts, kept, strict=True)]

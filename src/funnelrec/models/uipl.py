@@ -324,7 +324,7 @@ def environments(data: TrainingData, which: str = "all") -> tuple[tuple[str, ...
     >>> environments(tiny_dataset(behaviors=("view", "purchase")).training)
     (('purchase',), ('view',), ('purchase', 'view'))
     """
-    names = (data.target, *reversed(data.auxiliary))
+    names = data.chain[::-1]
     sizes = range(1, len(names) + 1) if which == "all" else sorted({1, len(names)})
     return tuple(chosen for size in sizes for chosen in combinations(names, size))
 
