@@ -75,7 +75,14 @@ LARGE_STEPS = {"batch_size": 4096, "learning_rate": 5e-3}
 CHOSEN: dict[str, dict[str, Any]] = {
     "popularity": {},
     "conversion": {},
-    "mf_bpr": {**LARGE_STEPS, "l2": 1e-2},
+    "mf_bpr": {
+        **LARGE_STEPS,
+        "l2": 3e-2,
+        "init": "normal",
+        "patience": 60,
+        "epochs": 300,
+        "evaluate_every": 10,
+    },
     "lightgcn": {**LARGE_STEPS, "l2": 1e-3},
     "rmbrec": {},
 }
@@ -145,7 +152,7 @@ def variants(name: str) -> list[Variant]:
     every = {"evaluate_every": SOURCES[name].evaluate_every}
     own = [Variant(model, {**settings, **every}) for model, settings in OWN.get(name, [])]
     return own + [
-        Variant(model, CHOSEN[model] | ({} if model in COUNTED else every), refit=refit)
+        Variant(model, ({} if model in COUNTED else every) | CHOSEN[model], refit=refit)
         for refit, chosen in ((False, CHOSEN), (True, REFITTED.get(name, ())))
         for model in chosen
     ]

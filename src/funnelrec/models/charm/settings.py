@@ -280,11 +280,13 @@ PRACTICAL: Mapping[str, Any] = MappingProxyType(
         "estimator": "wide",
         "mi_gradient": "estimator",
         "permute": "touched",
+        "mi_action": "virtual",
+        "virtual": "two_hop",
         "center": True,
         "sub_intent": False,
         "sub_projection": False,
         "dated_evidence": True,
-        "lower_weight": 1.0,
+        "lower_weight": 4.0,
         "pooling": "max",
         "competitors": 2,
         "candidates": 4,
@@ -293,11 +295,11 @@ PRACTICAL: Mapping[str, Any] = MappingProxyType(
         "direct_weight": 0.5,
         "own_edge": "split",
         "least_batches": 8,
-        "learning_rate": 5e-3,
+        "learning_rate": 2.5e-3,
         "weight_decay": 2e-4,
         "batch_size": 4096,
         "evaluate_every": 5,
-        "epochs": 150,
+        "epochs": 200,
     }
 )
 # AdamW's decoupled decay of the release shrinks weights by 1e-9 a step, which is left out.
