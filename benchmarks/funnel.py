@@ -17,6 +17,7 @@ import platform
 import resource
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -51,29 +52,48 @@ SHOP_MODELS = ("funnel", "conversion", "rp3beta", "itemknn", "ease", "popularity
 TRIED: dict[str, dict[str, Any]] = {
     "defaults": {},
     "one ranker": {"committee": 1},
+    "three folds": {"folds": 3},
+    "narrow spectrum": {"dim": 256},
     "wide spectrum": {"dim": 1024},
-    "wide spectrum, one ranker": {"dim": 1024, "committee": 1},
-    "one fold": {"folds": 1},
-    "five folds": {"folds": 5},
+    "weights of users": {"user_weights": True},
+    "lightgcn": {"companions": ["lightgcn"]},
+    "rmbrec": {"companions": ["rmbrec"]},
+    "charm": {"companions": ["charm"]},
     "small steps": {"learning_rate": 0.03, "trees": 600},
 }
 
 
-def fitted(dataset: Dataset, settings: dict[str, Any], seed: int) -> tuple[Any, dict[str, Any]]:
+def per_user_file(work: Path, dataset: str, model: str, name: str, seed: int) -> Path:
+    """Return where the figures of every user of one training are kept."""
+    return work / "per_user" / f"{dataset}-{model}-{name.replace(' ', '_')}-{seed}.parquet"
+
+
+def fitted(
+    name: str, dataset: Dataset, settings: dict[str, Any], seed: int
+) -> tuple[Any, dict[str, Any]]:
     """Return a fitted model and what fitting cost."""
-    began = time.monotonic()
-    model = create_model("funnel", **settings, seed=seed, device="cpu").fit(dataset)
+    began, spent = time.monotonic(), time.process_time()
+    model = create_model(name, **settings, seed=seed, device="cpu").fit(dataset)
     return model, {
         "seconds": round(time.monotonic() - began, 1),
-        "cpu_seconds": round(time.process_time(), 1),
+        "cpu_seconds": round(time.process_time() - spent, 1),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "notes": list(getattr(model, "notes", ())),
     }
 
 
-def measured(model: Any, dataset: Dataset, split: Split) -> dict[str, Any]:
-    """Return the slices on one split, and discovery with touched items masked."""
-    plain = evaluate(model, dataset, split=split, k=10, beyond_accuracy=False).slices
+def measured(
+    model: Any, dataset: Dataset, split: Split, per_user: Path | None = None
+) -> dict[str, Any]:
+    """Return the slices on one split, and discovery with touched items masked.
+
+    With ``per_user``, every user's figures are written to that file.
+    """
+    found = evaluate(model, dataset, split=split, k=10, beyond_accuracy=False)
+    plain = found.slices
+    if per_user is not None:
+        per_user.parent.mkdir(parents=True, exist_ok=True)
+        found.per_user.write_parquet(per_user)
     masked = evaluate(
         model, dataset, split=split, k=10, mask=("touched",), beyond_accuracy=False
     ).slices
@@ -82,27 +102,41 @@ def measured(model: Any, dataset: Dataset, split: Split) -> dict[str, Any]:
     return {line: {name: values[name] for name in METRICS} for line, values in lines.items()}
 
 
-def record(dataset: Dataset, name: str, step: str, settings: dict[str, Any], seed: int) -> None:
+def record(
+    dataset: Dataset,
+    name: str,
+    step: str,
+    settings: dict[str, Any],
+    seed: int,
+    *,
+    model: str = "funnel",
+    work: Path | None = None,
+) -> None:
     """Train, measure and write one line, unless it is there."""
     key = key_of(
         fingerprint=dataset.fingerprint,
         step=step,
-        settings=create_model("funnel", **settings).config.model_dump(mode="json"),
+        model=model,
+        settings=create_model(model, **settings).config.model_dump(mode="json"),
         seed=seed,
     )
     if key in finished(RESULTS):
         return
-    refitted = step == "run"
+    refitted = step in ("run", "rivals")
     data = dataset.with_validation_in_training() if refitted else dataset
-    model, cost = fitted(data, settings, seed)
+    trained, cost = fitted(model, data, settings, seed)
     split: Split = "test" if refitted else "validation"
-    found = measured(model, data, split)
+    kept = None
+    if refitted and work is not None:
+        kept = per_user_file(work, dataset.manifest.name, model, name, seed)
+    found = measured(trained, data, split, kept)
     append(
         RESULTS,
         {
             "key": key,
             "dataset": dataset.manifest.name,
             "step": step,
+            "model": model,
             "name": name,
             "settings": settings,
             "seed": seed,
@@ -129,14 +163,14 @@ def search(names: list[str], tried: list[str]) -> None:
                 record(dataset, label, "search", settings, 0)
 
 
-def run(names: list[str], seeds: list[int]) -> None:
+def run(names: list[str], seeds: list[int], work: Path | None) -> None:
     """Record the defaults, fitted on training plus validation pairs, on test."""
     for name in names:
         dataset = load(name)
         if dataset is None:
             continue
         for seed in seeds:
-            record(dataset, "defaults", "run", {}, seed)
+            record(dataset, "defaults", "run", {}, seed, work=work)
 
 
 def shop(noises: tuple[float, ...], seeds: list[int]) -> None:
@@ -258,6 +292,7 @@ def main() -> None:
     parser.add_argument("--tried", default="", help="names of attempts, comma-separated; all")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="comma-separated")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--work", type=Path, help="keeps the figures of every user of test runs")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     names = [name for name in arguments.dataset.split(",") if name]
@@ -270,7 +305,7 @@ def main() -> None:
         if arguments.step == "shop":
             shop(NOISES, seeds)
         else:
-            run(names, seeds)
+            run(names, seeds, arguments.work)
 
 
 if __name__ == "__main__":

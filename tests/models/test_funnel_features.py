@@ -89,6 +89,7 @@ class Slow:
         found["user rate"] = rate(
             self.converted[u].sum(), self.touched[u].sum(), self.overall, SMOOTHING
         )
+        found["user touched first"] = rate(self.converted[u].sum(), self.bought[u].sum(), 0.8, 2)
         taste = rate(
             self.item_rates @ self.bought[u], self.bought[u].sum(), float(self.item_rates.mean()), 2
         )
@@ -112,6 +113,10 @@ class Slow:
         ]
         found["bought together"] = sum(close)
         found["most bought together"] = max(close, default=0)
+        found["bought given purchases"] = sum(
+            pair / self.bought[:, k].sum() for pair, k in zip(pairs, own, strict=True)
+        )
+        found["alike purchases"] = sum(value > 0.1 for value in near)
         # Users who bought k and either bought i or left it open.
         reached = sum(
             float((self.bought[:, i] + self.open[:, i]) @ self.bought[:, k])
@@ -122,16 +127,28 @@ class Slow:
         others = [k for k in np.flatnonzero(self.touched[u]).tolist() if k != i]
         found["beside touched"] = sum(self.near(i, k) for k in others)
         found["nearest touched"] = max((self.near(i, k) for k in others), default=0)
-        kept = trials = 0.0
+        found["alike touched"] = sum(self.near(i, k) > 0.1 for k in others)
+        ahead = sum(self.near(i, k) for k in others if self.item_rates[k] > self.item_rates[i])
+        found["outdone"] = ahead / (found["beside touched"] + 1e-3)
+        kept = trials = counted = seen = beside = met = net = 0.0
+        leads: list[float] = []
         odds: list[float] = []
         alike: list[float] = []
         for k in others:
             wins = float(self.converted[:, i] @ self.open[:, k])
             losses = float(self.converted[:, k] @ self.open[:, i])
             rare = 1 / max(self.touched[:, k].sum(), 1)
-            kept += (wins + float(self.bought[:, i] @ self.bought[:, k])) * rare
-            trials += float(self.touched[:, i] @ self.touched[:, k]) * rare
+            both = float(self.touched[:, i] @ self.touched[:, k])
+            after = wins + float(self.bought[:, i] @ self.bought[:, k])
+            kept += after * rare
+            trials += both * rare
+            counted += after
+            seen += both
+            beside += after / math.sqrt(max(self.bought[:, i].sum(), 1) / rare)
             if self.open[u, k]:
+                leads.append(math.log((wins + 0.5) / (losses + 0.5)))
+                met += wins + losses
+                net += wins - losses
                 mine, other = self.item_rates[i], self.item_rates[k]
                 odds.append(
                     (wins + 2 * SMOOTHING * mine)
@@ -139,6 +156,12 @@ class Slow:
                 )
                 alike.append(self.near(i, k))
         found["others"] = rate(kept, trials, self.item_rates[i], 0.3)
+        found["others, by count"] = rate(counted, seen, self.item_rates[i], 30)
+        found["bought beside touched"] = beside
+        found["touched with"] = seen / self.touched[:, i].sum()
+        found["least preferred"] = min(odds, default=1)
+        found["wins"] = sum(leads) / max(len(leads), 1)
+        found["net wins"] = net / max(met, 1)
         found["preferred"] = rate(sum(odds), len(odds), 0.5, 1)
         weighted = sum(o * a for o, a in zip(odds, alike, strict=True))
         found["preferred alike"] = rate(weighted, sum(alike), 0.5, 1e-3)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.interactions import Interactions
-from funnelrec.models.funnel.candidates import ranks_and_scores
+from funnelrec.models.funnel.candidates import Candidates, ranks_and_scores
 from funnelrec.models.funnel.moments import moment, present
 from funnelrec.models.funnel.preference import Preference, untouched_features
-from funnelrec.testing import datasets, make_dataset
+from funnelrec.testing import datasets, make_dataset, tiny_dataset
 
 Dense = npt.NDArray[np.float64]
 
@@ -69,8 +69,10 @@ def test_views_are_those_of_dense_matrices(dataset: Dataset, keep: int) -> None:
         pooled = np.zeros(now.shape, dtype=np.bool_)
         pooled[pools.users, pools.items] = True
         assert np.array_equal(pooled, reached & ~seen)
-        assert set(scores) == set(wanted)
+        assert set(scores) == {*wanted, "narrow spectrum", "narrow basket spectrum"}
         for name, values in scores.items():
+            if name.startswith("narrow"):
+                continue
             found = wanted[name][pools.users, pools.items]
             np.testing.assert_allclose(values, found, rtol=1e-3, atol=1e-4, err_msg=name)
         table = untouched_features(now, pools, scores)
@@ -130,3 +132,19 @@ def test_the_seed_of_the_subspace_moves_nothing_much() -> None:
     own = groups[pools.users] == pools.items // 15
     if own.any() and (~own).any():
         assert found[0][own].mean() > 5 * abs(found[0][~own].mean())
+
+
+def test_narrow_views_have_the_strongest_quarter_of_all_directions() -> None:
+    data = tiny_dataset(8, n_users=60, n_items=32, dated=False).training
+    weights = dict.fromkeys(data.auxiliary, 1.0)
+    now = present(data)
+    pairs = Candidates.from_keys(np.arange(60 * 32), now.shape)
+    found = Preference(now, weights, neighbors=5, dim=32, seed=0).spectra(pairs)
+    bought = dense(now.purchases)
+    mixed = bought + sum(dense(part) for part in now.auxiliary.values())
+    for name, raw in (("spectrum", mixed), ("basket spectrum", bought)):
+        # With all directions the basis is exact, and no two of these are equally strong.
+        wanted = projected(divided(raw, 0.5, 0.5), raw, 8)
+        values = found[f"narrow {name}"].reshape(60, 32)
+        np.testing.assert_allclose(values, wanted, rtol=1e-3, atol=1e-4)
+        assert np.abs(found[name].reshape(60, 32) - values).max() > 0.01

@@ -10,6 +10,8 @@ from types import MappingProxyType
 import numpy as np
 
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.interactions import Interactions
+from funnelrec.models.funnel.candidates import Doubles, totals
 
 _DOUBT = 2.0
 """Standard deviations by which a rate is raised before it is judged."""
@@ -99,4 +101,65 @@ def alignments(data: TrainingData, *, least: float = 0.02) -> Mapping[str, Align
             name: Alignment(*values, weight=weights[name] if weights[name] >= least else 0.0)
             for name, values in found.items()
         }
+    )
+
+
+def user_alignments(behavior: Interactions, bought: Interactions) -> Doubles:
+    r"""Return by what a user's own alignment multiplies the weight of a behavior.
+
+    Of the :math:`n_u` pairs of the behavior, :math:`h_u` were bought, the share r over all
+    users. How far users differ beyond chance is measured by the intraclass correlation
+    :math:`\rho` (analysis of variance of the pairs by user), and each user's share is drawn to
+    r by as much as his pairs leave open:
+
+    .. math::
+        \frac{1}{r} \cdot \frac{h_u + s\,r}{n_u + s}, \qquad s = \frac{1 - \rho}{\rho}
+
+    A user without pairs has 1, everybody has 1 where users do not differ (:math:`\rho \le 0`)
+    or where nothing was bought, and a user with many pairs has nearly his own share.
+
+    Reference: Ridout, Demetrio, Firth, "Estimating Intraclass Correlation for Binary Data",
+    Biometrics 1999 (analysis-of-variance estimator).
+
+    Parameters
+    ----------
+    behavior
+        Pairs of one auxiliary behavior.
+    bought
+        Purchases known; what is hidden is not among them.
+
+    Returns
+    -------
+    float64, shape ``(n_users,)``, at least 0.
+
+    Examples
+    --------
+    >>> def pairs(users, items):
+    ...     return Interactions.from_pairs(users, items, n_users=2, n_items=100)
+    >>> viewed = pairs(np.repeat([0, 1], 100), np.tile(np.arange(100), 2))
+    >>> bought = pairs(np.zeros(50, int), np.arange(50))  # the first buys half of it
+    >>> user_alignments(viewed, bought).round(2).tolist()
+    [1.98, 0.02]
+    """
+    sizes = behavior.user_degrees.astype(np.float64)
+    hits = totals(
+        behavior.users, bought.contains(behavior.users, behavior.indices), behavior.shape[0]
+    )
+    nothing = np.ones(len(sizes))
+    some = sizes > 0
+    n, h = sizes[some], hits[some]
+    groups, whole = len(n), n.sum()
+    if groups < 2 or whole <= groups or not h.sum():
+        return nothing
+    rate = h.sum() / whole
+    between = float((n * (h / n - rate) ** 2).sum()) / (groups - 1)
+    within = float((h * (1 - h / n)).sum()) / (whole - groups)
+    typical = (whole - (n * n).sum() / whole) / (groups - 1)
+    spread = between + (typical - 1) * within
+    correlation = (between - within) / spread if spread > 0 else 0.0
+    if correlation <= 0:
+        return nothing
+    strength = (1 - min(correlation, 1.0)) / correlation
+    return np.asarray(
+        np.where(some, (hits + strength * rate) / np.maximum(sizes + strength, 1e-12) / rate, 1.0)
     )

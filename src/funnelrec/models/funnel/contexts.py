@@ -92,7 +92,7 @@ class ContextBlock:
         whole[self.filled] = values
         return whole
 
-    def sums(self, values: npt.NDArray[np.floating]) -> Doubles:
+    def sums(self, values: npt.NDArray[np.floating] | npt.NDArray[np.bool_]) -> Doubles:
         """Return the sum over each candidate's context; 0 where it is empty."""
         if not self.starts.size:
             return self._spread(np.empty(0))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 
 from funnelrec.data.interactions import Interactions, LongArray
@@ -20,8 +21,24 @@ from funnelrec.models.funnel.candidates import (
 from funnelrec.models.funnel.contexts import PairCounts, context_blocks
 from funnelrec.models.funnel.moments import Moment
 
-_RANKED = ("rate", "item rate", "near purchases", "bought together", "beside touched", "others")
+_RANKED = (
+    "rate",
+    "rule",
+    "item rate",
+    "near purchases",
+    "bought together",
+    "after purchases",
+    "beside touched",
+    "bought beside touched",
+    "others",
+    "others, by count",
+    "preferred",
+    "preferred alike",
+)
 """Features whose place in the user's list is a feature, too."""
+
+_ALIKE = 0.1
+"""Closeness from which two items stand in one cluster."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +104,22 @@ class TouchedFeatures:
     - *sizes*: touched, bought and still open items of the user; users of the item;
     - *near purchases*: :math:`\sum_{k \in B_u}` and :math:`\max` of
       :math:`N_{ik} / \sqrt{n_i n_k}` with :math:`N = T^T T`: how close it is to what was bought;
-    - *bought together*: the same of :math:`B^T B`;
+    - *bought together*: the same of :math:`B^T B`; *bought given purchases*: the sum of
+      :math:`(B^T B)_{ik} / m_k`;
     - *beside touched*: the sum of :math:`N_{ik} / \sqrt{n_i n_k}` over the user's other touched
-      items: how large the cluster is that the candidate stands in;
+      items: how large the cluster is that the candidate stands in; *alike*: how many of them
+      (of the purchases) stand closer than 0.1; *outdone*: which share of the sum belongs to items
+      with a higher rate; *touched with*: :math:`\sum_k N_{ik} / n_i`;
+    - *bought beside touched*: :math:`\sum_k (W + B^T B)_{ik} / \sqrt{m_i n_k}` over them, with
+      W as below;
     - *others*: what became of i with users who touched the same other items k,
       :math:`(\sum_k W_{ik} / n_k + s r_i) / (\sum_k N_{ik} / n_k + s)`, where :math:`W_{ik}`
-      counts users who bought i and touched k;
+      counts users who bought i and touched k; *by count*: without the :math:`1 / n_k`;
     - *preferred*: between i and an open item k, how often i was bought and k was not,
-      :math:`(V_{ik} + a r_i) / (V_{ik} + V_{ki} + a (r_i + r_k))`, averaged by closeness;
+      :math:`(V_{ik} + a r_i) / (V_{ik} + V_{ki} + a (r_i + r_k))`, averaged plainly and by
+      closeness, and the least of them; *wins*: the mean of
+      :math:`\ln (V_{ik} + 1/2) / (V_{ki} + 1/2)`; *net wins*:
+      :math:`\sum_k (V_{ik} - V_{ki}) / \sum_k (V_{ik} + V_{ki})`;
     - dates, if there are any: how long ago, in the order of the user's own list.
 
     Nothing is computed from the hidden purchase: a :class:`Moment` does not hold it.
@@ -107,15 +132,27 @@ class TouchedFeatures:
         a, above 0.
     budget
         Bytes that one matrix of items x items may take; see :class:`PairCounts`.
+    users
+        bool, shape ``(n_users,)``: whose candidates are asked for; everybody's if not given.
     """
 
-    def __init__(self, now: Moment, *, smoothing: float, budget: int) -> None:
+    def __init__(
+        self,
+        now: Moment,
+        *,
+        smoothing: float,
+        budget: int,
+        users: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         self._now = now
         self._smoothing = smoothing
         self._budget = budget
         self._touched = now.touched()
         self._bought = self._touched.are(now.purchases)
-        self.candidates = self._touched.select(~self._bought)
+        self._asked = ~self._bought
+        if users is not None:
+            self._asked &= users[self._touched.users]
+        self.candidates = self._touched.select(self._asked)
 
     def table(self, scores: Mapping[str, Floats] = MappingProxyType({})) -> Features:
         """Return the features of every candidate.
@@ -172,7 +209,7 @@ class TouchedFeatures:
             if part.counts.max(initial=1) > 1:
                 events = np.zeros(len(users))
                 events[np.searchsorted(self._touched.keys, part.keys)] = part.counts
-                table.add(f"{name}, events", events[~bought])
+                table.add(f"{name}, events", events[self._asked])
         # Patterns are numbered anew: 62 behaviors have more than memory can count.
         known, pattern = np.unique(patterns, return_inverse=True)
         seen = np.bincount(pattern, minlength=len(known)).astype(np.float64)
@@ -184,18 +221,19 @@ class TouchedFeatures:
         prior = of_pattern[shape] * self.item_rates[item] / max(rate, 1e-12)
         pattern_rate = smoothed(hits, trials, prior, strength)[place]
 
-        still = ~bought
-        table.add("rate", pattern_rate[still])
-        table.add("rule", -np.expm1(-evidence[still]))
-        table.add("pattern rate", of_pattern[pattern[still]])
+        asked = self._asked
+        table.add("rate", pattern_rate[asked])
+        table.add("rule", -np.expm1(-evidence[asked]))
+        table.add("pattern rate", of_pattern[pattern[asked]])
         table.add("item rate", self.item_rates[these])
         table.add("item touched", self.touched_degrees[these])
         table.add("item bought", buyers[these])
         table.add("buyers touched", smoothed(by_item, buyers, 0.8, 5)[these])
         table.add("user rate", smoothed(by_user, touched_by, rate, strength)[mine])
+        table.add("user touched first", smoothed(by_user, purchases, 0.8, 2)[mine])
         table.add("user touched", touched_by[mine])
         table.add("user bought", purchases[mine])
-        table.add("user open", self.candidates.sizes[mine].astype(np.float64))
+        table.add("user open", (touched_by - by_user)[mine])
         for name, values in (("rate", self.item_rates), ("size", np.log1p(self.touched_degrees))):
             sums = totals(now.purchases.users, values[now.purchases.indices], n_users)
             taste = smoothed(sums, purchases, float(values.mean()), 2)
@@ -215,7 +253,7 @@ class TouchedFeatures:
         all_touched = _matrix(touched)
         purchases = now.purchases.matrix()
         converted = _matrix(touched.select(bought))
-        opened = _matrix(lists)
+        opened = _matrix(touched.select(~bought))
         together = PairCounts(all_touched, all_touched, budget=self._budget)
         co_bought = PairCounts(purchases, purchases, budget=self._budget)
         chosen = PairCounts(converted, opened, budget=self._budget)
@@ -228,6 +266,8 @@ class TouchedFeatures:
             "nearest purchase",
             "bought together",
             "most bought together",
+            "bought given purchases",
+            "alike purchases",
             "after purchases",
         )
         found = {name: np.zeros(size) for name in names}
@@ -246,6 +286,8 @@ class TouchedFeatures:
             found["nearest purchase"][here] = block.largest(near)
             found["bought together"][here] = block.sums(close)
             found["most bought together"][here] = block.largest(close)
+            found["bought given purchases"][here] = block.sums(pairs / (buyers[k] * buyers[k]))
+            found["alike purchases"][here] = block.sums(near > _ALIKE)
             # Of the users who touched i and bought k, how many bought i?
             reached = block.sums(pairs + chosen.at(k, i))
             rates = self.item_rates[lists.items[here]]
@@ -253,7 +295,21 @@ class TouchedFeatures:
         for name, values in found.items():
             table.add(name, values)
 
-        names = ("beside touched", "nearest touched", "others", "preferred", "preferred alike")
+        names = (
+            "beside touched",
+            "nearest touched",
+            "alike touched",
+            "touched with",
+            "bought beside touched",
+            "outdone",
+            "others",
+            "others, by count",
+            "preferred",
+            "preferred alike",
+            "least preferred",
+            "wins",
+            "net wins",
+        )
         found = {name: np.zeros(size) for name in names}
         found["nearest purchase against touched"] = np.zeros(size)
         still_open = ~bought
@@ -265,20 +321,34 @@ class TouchedFeatures:
             both = together.at(i, k) * other
             near = both / (touchers[i] * touchers[k])
             wins, losses = chosen.at(i, k), chosen.at(k, i)
-            found["beside touched"][here] = block.sums(near)
+            found["beside touched"][here] = close = block.sums(near)
             found["nearest touched"][here] = block.largest(near)
+            found["alike touched"][here] = block.sums(near > _ALIKE)
+            ahead = block.sums(near * (rate[k] > rate[i]))
+            found["outdone"][here] = ahead / (close + 1e-3)
             rare = 1 / np.maximum(self.touched_degrees[k], 1)
-            kept = block.sums((wins + co_bought.at(i, k)) * other * rare)
-            rates = rate[lists.items[here]]
-            found["others"][here] = smoothed(kept, block.sums(both * rare), rates, 0.3)
+            kept = (wins + co_bought.at(i, k)) * other
+            found["bought beside touched"][here] = block.sums(kept / (buyers[i] * touchers[k]))
+            rates, seen = rate[lists.items[here]], block.sums(both)
+            found["touched with"][here] = seen / np.maximum(
+                self.touched_degrees[lists.items[here]], 1
+            )
+            found["others"][here] = smoothed(
+                block.sums(kept * rare), block.sums(both * rare), rates, 0.3
+            )
+            found["others, by count"][here] = smoothed(block.sums(kept), seen, rates, 30)
             rival = other & still_open[block.entries]
             odds = (wins + strength * rate[i]) / (
                 wins + losses + strength * np.maximum(rate[i] + rate[k], 1e-12)
             )
             alike = near * rival
-            found["preferred"][here] = smoothed(
-                block.sums(odds * rival), block.sums(rival.astype(np.float64)), 0.5, 1
-            )
+            rivals = block.sums(rival)
+            found["preferred"][here] = smoothed(block.sums(odds * rival), rivals, 0.5, 1)
+            found["least preferred"][here] = 1 - block.largest((1 - odds) * rival)
+            lead = np.log((wins + 0.5) / (losses + 0.5)) * rival
+            found["wins"][here] = block.sums(lead) / np.maximum(rivals, 1)
+            met = block.sums((wins + losses) * rival)
+            found["net wins"][here] = block.sums((wins - losses) * rival) / np.maximum(met, 1)
             found["preferred alike"][here] = smoothed(
                 block.sums(odds * alike), block.sums(alike), 0.5, 1e-3
             )

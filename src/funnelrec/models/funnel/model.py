@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from funnelrec.data.dataset import TrainingData
 from funnelrec.models.base import Capabilities, FitOptions, Recommender, register
 from funnelrec.models.funnel.alignment import alignments
 from funnelrec.models.funnel.candidates import Candidates, sums_per_list
+from funnelrec.models.funnel.companions import Companions
 from funnelrec.models.funnel.features import TouchedFeatures
 from funnelrec.models.funnel.merging import Shares, fit_logistic, softmax
 from funnelrec.models.funnel.moments import Moment, moment, present
@@ -79,6 +81,13 @@ class Funnel(Recommender[FunnelSettings]):
 
     def _fit(self, data: TrainingData, options: FitOptions) -> None:
         config = self.config
+        companions = Companions(
+            config.companions,
+            config.companion_settings,
+            epochs=config.companion_epochs,
+            seed=self.seed,
+            device=str(self.device),
+        )
         found = alignments(data, least=config.least_alignment)
         weights = {name: part.weight for name, part in found.items() if part.weight > 0}
         self.notes = tuple(
@@ -104,7 +113,7 @@ class Funnel(Recommender[FunnelSettings]):
                 steps.begin(f"hidden purchases, {fold + 1} of {config.folds}")
                 before = moment(heard, fold, seed=self.seed)
                 if before.hidden.nnz:
-                    here, there = self._examples(before, weights)
+                    here, there = self._examples(heard, before, weights, companions, read)
                     touched.append(here.needed(read))
                     pooled.append(there.needed(read))
                     del here, there
@@ -126,7 +135,7 @@ class Funnel(Recommender[FunnelSettings]):
             shares = self._fit_shares(heard, touched, pooled, conversion, discovery, read)
             del touched, pooled, examples
             steps.begin("probabilities of every user")
-            self._merge(present(heard), weights, conversion, discovery, shares)
+            self._merge(heard, weights, companions, conversion, discovery, shares)
         self._trees = {
             f"{name}.{member}": ranker.dump()
             for name, part in parts.items()
@@ -149,19 +158,48 @@ class Funnel(Recommender[FunnelSettings]):
             for name, part in found.items()
         }
 
-    def _examples(self, now: Moment, weights: Mapping[str, float]) -> tuple[Examples, Examples]:
-        """Return the touched and the untouched candidates of a moment with their features."""
+    def _examples(
+        self,
+        data: TrainingData,
+        now: Moment,
+        weights: Mapping[str, float],
+        companions: Companions,
+        read: npt.NDArray[np.bool_] | None = None,
+    ) -> tuple[Examples, Examples]:
+        """Return the touched and the untouched candidates of a moment with their features.
+
+        With ``read``, shape ``(n_users,)``, of a moment to learn from: only those of the users
+        marked and those that may hold the hidden purchase, for no other is looked at.
+        """
         config = self.config
+        converting = discovering = None
+        if read is not None:
+            hiding = now.hidden.user_degrees > 0
+            touched_pairs = now.touched()
+            converting = np.zeros(now.shape[0], dtype=np.bool_)
+            converting[touched_pairs.users[touched_pairs.are(now.hidden)]] = True
+            discovering = hiding & (read | ~converting)
+            converting |= hiding & read
         preference = Preference(
-            now, weights, neighbors=config.neighbors, dim=config.dim, seed=self.seed
+            now,
+            weights,
+            neighbors=config.neighbors,
+            dim=config.dim,
+            seed=self.seed,
+            by_user=config.user_weights,
         )
-        pools, scores = preference.pools(config.pool)
-        untouched = Examples(pools, untouched_features(now, pools, scores), pools.are(now.hidden))
+        pools, scores = preference.pools(config.pool, discovering)
         touched = TouchedFeatures(
-            now, smoothing=config.smoothing, budget=int(config.pair_memory * _GIB)
+            now,
+            smoothing=config.smoothing,
+            budget=int(config.pair_memory * _GIB),
+            users=converting,
         )
         candidates = touched.candidates
-        table = touched.table(preference.spectra(candidates))
+        of_touched, of_pools = companions.opinions(now, data, (candidates, pools))
+        table = untouched_features(now, pools, {**scores, **of_pools})
+        untouched = Examples(pools, table, pools.are(now.hidden))
+        table = touched.table({**preference.spectra(candidates), **of_touched})
         return Examples(candidates, table, candidates.are(now.hidden)), untouched
 
     def _fit_shares(
@@ -171,7 +209,7 @@ class Funnel(Recommender[FunnelSettings]):
         pooled: list[Examples],
         conversion: Part,
         discovery: Part,
-        read: np.ndarray[tuple[int], np.dtype[np.bool_]],
+        read: npt.NDArray[np.bool_],
     ) -> Shares:
         """Return what decides between the parts, from the users marked, who grew no tree."""
         if not touched:
@@ -208,14 +246,16 @@ class Funnel(Recommender[FunnelSettings]):
 
     def _merge(
         self,
-        now: Moment,
+        data: TrainingData,
         weights: Mapping[str, float],
+        companions: Companions,
         conversion: Part,
         discovery: Part,
         shares: Shares,
     ) -> None:
         """Fill the tables that scoring reads."""
-        here, there = self._examples(now, weights)
+        now = present(data)
+        here, there = self._examples(data, now, weights, companions)
         touched_logits = conversion.logits(here.features.values)
         pool_logits = discovery.logits(there.features.values)
         inputs = user_inputs(

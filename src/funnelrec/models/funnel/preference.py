@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 
 from funnelrec.common.random import stream
 from funnelrec.data.interactions import LongArray
 from funnelrec.graph.neighbors import neighbors, strongest_per_row
+from funnelrec.models.funnel.alignment import user_alignments
 from funnelrec.models.funnel.candidates import Candidates, Floats, ranks_and_scores
 from funnelrec.models.funnel.features import Features, Table
 from funnelrec.models.funnel.moments import Moment
@@ -17,8 +19,11 @@ from funnelrec.models.funnel.moments import Moment
 _BLOCK = 2**23
 """Scores of a block of users held at one time."""
 
-_PAIRS = 2**18
-"""Pairs whose embeddings are multiplied at one time."""
+_NUMBERS = 2**25
+"""Numbers of embeddings of pairs that are multiplied at one time."""
+
+_NARROW = 4
+"""One of so many directions is a view of its own: the strongest, which say what all agree on."""
 
 
 def normalized(matrix: sp.csr_array, user_power: float, item_power: float) -> sp.csr_array:
@@ -66,7 +71,8 @@ class Preference:
       those who did this;
     - *spectrum*: :math:`\tilde X V V^T D_i^{1/2}` with the strongest right singular vectors V of
       :math:`\tilde X`: the smooth part of the graph signal, the limit that propagation over the
-      graph tends to; *basket spectrum* is the same of the purchases alone.
+      graph tends to; *basket spectrum* is the same of the purchases alone; *narrow* are both
+      with the strongest quarter of V.
 
     Reference: Paudel et al., TiiS 2017 (walks with popular ends held back); Shen et al., "How
     Powerful is Graph Convolution for Recommendation?", CIKM 2021 (spectral filters).
@@ -81,6 +87,9 @@ class Preference:
         k and d.
     seed
         Decides the start of the subspace iteration.
+    by_user
+        Whether :math:`w_b` is multiplied by each user's own alignment:
+        :func:`user_alignments` of what is known at the moment.
     """
 
     def __init__(
@@ -91,12 +100,18 @@ class Preference:
         neighbors: int,
         dim: int,
         seed: int,
+        by_user: bool = False,
     ) -> None:
         self.now = now
         purchases = now.purchases.matrix()
         mixed = purchases.copy()
         for name, part in now.auxiliary.items():
-            mixed = (mixed + part.matrix() * np.float32(weights[name])).tocsr()
+            weighted = part.matrix()
+            own = np.full(now.shape[0], weights[name])
+            if by_user:
+                own *= user_alignments(part, now.purchases)
+            weighted.data = np.repeat(own, np.diff(weighted.indptr)).astype(np.float32)
+            mixed = (mixed + weighted).tocsr()
         mixed.sort_indices()
         self.known = _union(now)
         even = normalized(mixed, 0.5, 0.5)
@@ -112,11 +127,20 @@ class Preference:
             "basket spectrum": _embedded(bought, purchases, dim, stream(seed, "basket spectrum")),
         }
 
-    def pools(self, size: int) -> tuple[Candidates, dict[str, Floats]]:
+    def pools(
+        self, size: int, users: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[Candidates, dict[str, Floats]]:
         """Return the best untouched items of each user, and every view's score of them.
 
         A user's pool is what the neighborhoods put first, taken in turns by rank, cut to
         ``size`` (and what equals the last); the spectrum scores the pool and proposes nothing.
+
+        Parameters
+        ----------
+        size
+            Items a user.
+        users
+            bool, shape ``(n_users,)``: who is asked for; everybody if not given.
 
         Returns
         -------
@@ -129,14 +153,15 @@ class Preference:
         step = max(1, _BLOCK // max(n_items, 1))
         keys: list[LongArray] = []
         scores: dict[str, list[Floats]] = {name: [] for name in self.views}
-        for start in range(0, n_users, step):
-            users = np.arange(start, min(start + step, n_users))
+        asked = np.arange(n_users) if users is None else np.flatnonzero(users)
+        for start in range(0, len(asked), step):
+            these = asked[start : start + step]
             blocks = {
-                name: self._block(users, profiles, similar)
+                name: self._block(these, profiles, similar)
                 for name, (profiles, similar) in self.views.items()
             }
             row, item = _in_turns([reached for _, reached in blocks.values()], size)
-            keys.append(users[row] * n_items + item)
+            keys.append(these[row] * n_items + item)
             for name, (block, _) in blocks.items():
                 scores[name].append(block[row, item])
         pools = Candidates.from_keys(np.concatenate([np.empty(0, np.int64), *keys]), self.now.shape)
@@ -149,12 +174,19 @@ class Preference:
     def spectra(self, pairs: Candidates) -> dict[str, Floats]:
         """Return what the spectral views give some pairs, float32, shape ``(n,)`` each."""
         users, found = pairs.users, {}
+        step = max(1, _NUMBERS // max(self._spectra["spectrum"][0].shape[1], 1))
         for name, (left, right) in self._spectra.items():
             values = np.empty(len(pairs), dtype=np.float32)
-            for start in range(0, len(pairs), _PAIRS):
-                here = slice(start, start + _PAIRS)
-                values[here] = np.einsum("nd,nd->n", left[users[here]], right[pairs.items[here]])
+            strongest = np.empty(len(pairs), dtype=np.float32)
+            cut = -(-left.shape[1] // _NARROW)
+            for start in range(0, len(pairs), step):
+                here = slice(start, start + step)
+                mine, these = left[users[here]], right[pairs.items[here]]
+                strongest[here] = np.einsum("nd,nd->n", mine[:, :cut], these[:, :cut])
+                rest = np.einsum("nd,nd->n", mine[:, cut:], these[:, cut:])
+                values[here] = strongest[here] + rest
             found[name] = values
+            found[f"narrow {name}"] = strongest
         return found
 
     def _block(

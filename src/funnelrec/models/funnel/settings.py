@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from funnelrec.common.config import Config
 
@@ -18,7 +19,7 @@ class FunnelSettings(Config):
         "items the user never touched.",
     )
     folds: int = Field(
-        3,
+        6,
         ge=1,
         le=50,
         description="Known purchases of a user that are hidden in turn to learn from, one each.",
@@ -36,6 +37,22 @@ class FunnelSettings(Config):
         le=1,
         description="A behavior whose alignment with the target is below this share of the best "
         "behavior's is silenced.",
+    )
+    user_weights: bool = Field(
+        False,
+        description="Multiply the weight of a behavior by the user's own alignment where the user "
+        "has pairs enough to tell.",
+    )
+    companions: tuple[str, ...] = Field(
+        (),
+        description="Other models, such as lightgcn, rmbrec or charm, that are fitted on every "
+        "moment and whose scores and evidence are features; each costs folds + 1 trainings.",
+    )
+    companion_settings: Mapping[str, Mapping[str, Any]] = Field(
+        default_factory=dict, description="Settings of the companions, by the name of the model."
+    )
+    companion_epochs: int = Field(
+        20, ge=1, description="Epochs of companions whose settings name none."
     )
     smoothing: float = Field(
         10.0, gt=0, description="Pairs a, with the overall rate, added to every conversion rate."
@@ -58,7 +75,7 @@ class FunnelSettings(Config):
         "LambdaMART take turns.",
     )
     lists: int = Field(
-        40_000,
+        100_000,
         ge=1,
         description="Most hidden purchases a ranker learns from; more are drawn from by chance.",
     )
@@ -69,10 +86,25 @@ class FunnelSettings(Config):
         "orders; the others follow by popularity.",
     )
     neighbors: int = Field(200, ge=1, description="Neighbors of an item in the preference part.")
-    dim: int = Field(256, ge=1, description="Length d of the spectral embeddings.")
+    dim: int = Field(512, ge=1, description="Length d of the spectral embeddings.")
     pair_memory: float = Field(
         1.0,
         ge=0,
         description="GiB that one matrix of items x items may take densely; a larger catalogue "
         "keeps its counts sparse, with the same result.",
     )
+
+    @model_validator(mode="after")
+    def _check_companions(self) -> Self:
+        names = self.companions
+        if len(set(names)) < len(names) or "funnel" in names:
+            raise ValueError(
+                f"companions must name other models than funnel, each once, got {list(names)}"
+            )
+        strangers = sorted(set(self.companion_settings) - set(names))
+        if strangers:
+            raise ValueError(
+                f"companion_settings must be those of companions, got {strangers}; name the "
+                "model in companions, too"
+            )
+        return self
