@@ -1,7 +1,9 @@
 """The flagship on the benchmark files: what was tried on validation, and the test figures.
 
     python benchmarks/funnel.py search --dataset NAME   # validation only, one line per attempt
-    python benchmarks/funnel.py run                     # chosen settings, refitted, three seeds
+    python benchmarks/funnel.py run --work FOLDER       # chosen settings, refitted, three seeds
+    python benchmarks/funnel.py rivals --work FOLDER    # the other models, refitted, one seed
+    python benchmarks/funnel.py significance --work FOLDER  # paired tests against the second best
     python benchmarks/funnel.py shop                    # the simulated shop, beside single models
     python benchmarks/funnel.py table                   # rewrites docs/comparison.md
 
@@ -21,17 +23,22 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import polars as pl
 import torch
 
+from funnelrec.common.columns import USER
 from funnelrec.data import prepare, read_events, simulate_shop
 from funnelrec.data.dataset import Dataset
 from funnelrec.evaluation import evaluate
 from funnelrec.evaluation.masking import Split
 from funnelrec.evaluation.protocol import current_versions
+from funnelrec.evaluation.significance import bootstrap_interval, holm, paired_tests
 from funnelrec.models import create_model
-from reproduction import ROOT, SEEDS, append, between, finished, key_of, load
+from reproduction import OWN, ROOT, SEEDS, append, between, finished, key_of, load
 
 RESULTS = ROOT / "benchmarks/results/funnel.jsonl"
+REPRODUCED = ROOT / "benchmarks/results/reproduction.jsonl"
+SIMPLE = ROOT / "benchmarks/results/simple_search.jsonl"
 PAGE = ROOT / "docs/comparison.md"
 DATASETS = ("taobao15k", "taobao48k_no_view", "tmall41k_no_view")
 METRICS = ("users", "hr@10", "ndcg@10")
@@ -47,6 +54,11 @@ DISCOVERY_BAR = 0.11
 # On the simulated shop: accidents among its auxiliary events, and who is compared.
 NOISES = (0.1, 0.3, 0.5)
 SHOP_MODELS = ("funnel", "conversion", "rp3beta", "itemknn", "ease", "popularity")
+
+# Who else is fitted on training plus validation pairs; ease takes no catalogue above 30,000 items.
+STEPS = ("search", "run", "rivals", "significance", "shop", "table")
+RIVALS = ("popularity", "conversion", "rp3beta", "itemknn", "ease", "ials")
+TOO_LARGE = {("taobao48k_no_view", "ease")}
 
 # What `search` tries, each a change of the defaults; the first row is the defaults.
 TRIED: dict[str, dict[str, Any]] = {
@@ -173,6 +185,73 @@ def run(names: list[str], seeds: list[int], work: Path | None) -> None:
             record(dataset, "defaults", "run", {}, seed, work=work)
 
 
+def tuned(dataset: str, model: str) -> dict[str, Any]:
+    """Return the settings that the search of simple models found best on validation."""
+    rows = [
+        row
+        for row in finished(SIMPLE).values()
+        if (row["dataset"], row["model"]) == (dataset, model) and "validation" in row
+    ]
+    if not rows:
+        return {}
+    return dict(max(rows, key=lambda row: row["validation"]["overall"]["ndcg@10"])["settings"])
+
+
+def rivals(names: list[str], models: list[str], work: Path | None) -> None:
+    """Record the other models, tuned where a search was made, on test."""
+    for name in names:
+        dataset = load(name)
+        if dataset is None:
+            continue
+        for model in models:
+            if (name, model) not in TOO_LARGE:
+                settings = tuned(name, model)
+                label = "tuned" if settings else "defaults"
+                record(dataset, label, "rivals", settings, 0, model=model, work=work)
+
+
+def significance(names: list[str], work: Path) -> None:
+    """Record paired tests of the flagship against the second best, user by user."""
+    rows = list(finished(RESULTS).values())
+    for name in names:
+        own = [row for row in rows if (row["dataset"], row["step"]) == (name, "run")]
+        own = [row for row in own if row["name"] == "defaults"]
+        others = [row for row in rows if (row["dataset"], row["step"]) == (name, "rivals")]
+        if not own or not others:
+            continue
+        best = max(others, key=lambda row: row["test"]["overall"]["ndcg@10"])
+        first, second = _users(own, work), _users([best], work)
+        tests = {}
+        for part in ("overall", "conversion", "discovery"):
+            for metric in ("hr@10", "ndcg@10"):
+                column = metric if part == "overall" else f"{part}/{metric}"
+                joined = first.join(second.select(USER, other=column), on=USER)
+                pair = joined.select(column, "other").drop_nulls()
+                one, other = pair[column].to_numpy(), pair["other"].to_numpy()
+                found = paired_tests(one, other)
+                tests[f"{part} {metric}"] = {
+                    "users": found.users,
+                    "gain": found.mean,
+                    "interval": bootstrap_interval(one - other),
+                    "t_p": found.t_p,
+                    "wilcoxon_p": found.wilcoxon_p,
+                }
+        seeds = [row["seed"] for row in own]
+        keys = {"step": "significance", "dataset": name, "second": best["model"], "seeds": seeds}
+        key = key_of(**keys, settings=best["settings"], version=own[0]["key"])
+        if key not in finished(RESULTS):
+            append(RESULTS, {"key": key, **keys, "tests": tests})
+
+
+def _users(rows: list[dict[str, Any]], work: Path) -> pl.DataFrame:
+    """Return every user's figures, the mean over seeds."""
+    parts = []
+    for row in rows:
+        path = per_user_file(work, row["dataset"], row["model"], row["name"], row["seed"])
+        parts.append(pl.read_parquet(path))
+    return pl.concat(parts).group_by(USER).mean().sort(USER)
+
+
 def shop(noises: tuple[float, ...], seeds: list[int]) -> None:
     """Record every model on the simulated shop, and the flagship with a useless behavior, too."""
     for seed in seeds:
@@ -212,6 +291,9 @@ def table() -> None:
     rows = list(finished(RESULTS).values())
     text = PAGE.read_text()
     text = between(text, "funnel test", _test([row for row in rows if row["step"] == "run"]))
+    text = between(text, "funnel models", _models(rows))
+    tests = [row for row in rows if row["step"] == "significance"]
+    text = between(text, "funnel significance", _significance(tests))
     searched = [row for row in rows if row["step"] == "search"]
     text = between(text, "funnel search", _search(searched))
     shops = [row for row in rows if row["step"] == "shop"]
@@ -223,7 +305,8 @@ def _test(rows: list[dict[str, Any]]) -> str:
         "| data set | settings | line | bar | HR@10 | NDCG@10 | seeds | seconds | peak MiB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, label in ((name, label) for name in DATASETS for label in TRIED):
+    labels = list(dict.fromkeys(row["name"] for row in rows))
+    for name, label in ((name, label) for name in DATASETS for label in labels):
         here = [row for row in rows if (row["dataset"], row["name"]) == (name, label)]
         if not here:
             continue
@@ -242,6 +325,70 @@ def _test(rows: list[dict[str, Any]]) -> str:
             lines.append(
                 f"| {name} | {label} | {line} | {bar} | {values[0]} | {values[1]} | {len(here)} "
                 f"| {seconds} | {memory} |"
+            )
+    return "\n".join(lines)
+
+
+PARTS = ("overall", "conversion", "discovery", "discovery, touched masked")
+
+
+def _models(rows: list[dict[str, Any]]) -> str:
+    """Return every model on every slice; what is not refitted comes from the reproduction."""
+    lines = [
+        f"| data set | model | refitted | {' | '.join(PARTS)} | seeds |",
+        "|---" * (len(PARTS) + 4) + "|",
+    ]
+    trained = list(finished(REPRODUCED).values())
+    for name in DATASETS:
+        groups: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+        for row in rows:
+            told = row["step"] in ("run", "rivals") and row["name"] in ("defaults", "tuned")
+            if told and row["dataset"] == name:
+                groups.setdefault((row["model"], True), []).append(row["test"])
+        for row in trained:
+            # Settings of a data set's own are rows of the reproduction alone.
+            if (row["dataset"], row["refit"]) == (name, False) and not _own(row):
+                groups.setdefault((row["model"], False), []).append(row["slices"])
+        for (model, refitted), found in sorted(
+            groups.items(), key=lambda group: -mean(one["overall"]["ndcg@10"] for one in group[1])
+        ):
+            cells = [
+                " / ".join(_spread([one[part][metric] for one in found]) for metric in METRICS[1:])
+                if part in found[0]
+                else "-"
+                for part in PARTS
+            ]
+            lines.append(
+                f"| {name} | {model} | {'yes' if refitted else 'no'} | {' | '.join(cells)} "
+                f"| {len(found)} |"
+            )
+    return "\n".join(lines)
+
+
+def _own(row: dict[str, Any]) -> bool:
+    return any(
+        model == row["model"] and settings.items() <= row["settings"].items()
+        for model, settings in OWN.get(row["dataset"], [])
+    )
+
+
+def _significance(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| data set | second best | line | users | gain | 95 % interval | t-test | Wilcoxon |",
+        "|---" * 8 + "|",
+    ]
+    for row in {row["dataset"]: row for row in rows}.values():
+        tests = row["tests"]
+        adjusted = {
+            kind: dict(zip(tests, holm([test[kind] for test in tests.values()]), strict=True))
+            for kind in ("t_p", "wilcoxon_p")
+        }
+        for line, test in tests.items():
+            low, high = test["interval"]
+            values = [f"{adjusted[kind][line]:.2g}" for kind in ("t_p", "wilcoxon_p")]
+            lines.append(
+                f"| {row['dataset']} | {row['second']} | {line} | {test['users']:,} "
+                f"| {test['gain']:+.4f} | {low:+.4f} to {high:+.4f} | {' | '.join(values)} |"
             )
     return "\n".join(lines)
 
@@ -287,9 +434,10 @@ def _search(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("step", choices=["search", "run", "shop", "table"])
+    parser.add_argument("step", choices=[*STEPS])
     parser.add_argument("--dataset", default=",".join(DATASETS), help="comma-separated")
     parser.add_argument("--tried", default="", help="names of attempts, comma-separated; all")
+    parser.add_argument("--models", default=",".join(RIVALS), help="of rivals, comma-separated")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="comma-separated")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, help="keeps the figures of every user of test runs")
@@ -298,6 +446,12 @@ def main() -> None:
     names = [name for name in arguments.dataset.split(",") if name]
     if arguments.step == "table":
         table()
+    elif arguments.step == "rivals":
+        rivals(names, arguments.models.split(","), arguments.work)
+    elif arguments.step == "significance":
+        if arguments.work is None:
+            parser.error("significance reads the figures of every user: give the --work of run")
+        significance(names, arguments.work)
     elif arguments.step == "search":
         search(names, [name for name in arguments.tried.split(",") if name])
     else:

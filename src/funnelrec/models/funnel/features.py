@@ -261,7 +261,7 @@ class TouchedFeatures:
         touchers = np.sqrt(np.maximum(self.touched_degrees, 1))
         buyers = np.sqrt(np.maximum(now.purchases.item_degrees.astype(np.float64), 1))
         size = len(lists)
-        names = (
+        names: tuple[str, ...] = (
             "near purchases",
             "nearest purchase",
             "bought together",
