@@ -14,6 +14,7 @@ from funnelrec.data.interactions import Interactions
 from funnelrec.evaluation import evaluate
 from funnelrec.models import create_model
 from funnelrec.models.funnel.alignment import alignments
+from funnelrec.models.funnel.companions import Companions
 from funnelrec.models.funnel.features import Features, TouchedFeatures
 from funnelrec.models.funnel.model import Funnel
 from funnelrec.models.funnel.moments import moment
@@ -104,16 +105,19 @@ def held_places(data: Dataset, *, leak: bool) -> npt.NDArray[np.float64]:
     """Return where hidden purchases of users that grew no tree stand, from 0 to 1."""
     training = data.training
     held = np.arange(data.n_users) % 2 == 0
+    model = Funnel({**SMALL, "user_weights": True})
+    witnesses = {"itemknn": {}, "lightgcn": {"dim": 4}}
+    companions = Companions(tuple(witnesses), witnesses, epochs=2, seed=0, device="cpu")
     examples = []
     for fold in range(2):
         before = moment(training, fold, seed=0)
-        made = TouchedFeatures(before, smoothing=5.0, budget=2**30)
-        labels = made.candidates.are(before.hidden)
-        table = made.table()
+        made, _ = model._examples(training, before, {"view": 1.0}, companions, held)
+        table = made.features
+        assert {"lightgcn, place", "itemknn", "spectrum", "others"} <= set(table.names)
         if leak:
-            extra = np.column_stack([table.values, labels]).astype(np.float32)
+            extra = np.column_stack([table.values, made.labels]).astype(np.float32)
             table = Features((*table.names, "leak"), extra)
-        examples.append(Examples(made.candidates, table, labels))
+        examples.append(Examples(made.candidates, table, made.labels))
     part = fit_part(
         examples, held, SMALL_TREES, most=10**6, rivals=30, committee=1, seed=0, purpose="test"
     )
@@ -309,6 +313,29 @@ def test_held_out_pairs_of_validation_are_not_read() -> None:
     blind = replace(data, training=replace(data.training, validation=none))
     first, second = (Funnel(SMALL).fit(one).score(np.arange(600)) for one in (data, blind))
     assert first.equal(second)
+
+
+def test_only_users_that_are_read_have_candidates_and_theirs_are_the_same() -> None:
+    data = shop(12, direct=0.4)
+    training = data.training
+    before = moment(training, 1, seed=0)
+    read = np.arange(data.n_users) % 5 == 0
+    model = Funnel(SMALL)
+    nobody = Companions((), {}, epochs=1, seed=0, device="cpu")
+    cut = model._examples(training, before, {"view": 1.0}, nobody, read)
+    whole = model._examples(training, before, {"view": 1.0}, nobody)
+    hiding = before.hidden.user_degrees > 0
+    for few, all_of_them in zip(cut, whole, strict=True):
+        assert np.array_equal(few.labels.sum(), all_of_them.labels.sum())
+        users = np.flatnonzero(few.candidates.sizes)
+        assert len(users) < len(np.flatnonzero(all_of_them.candidates.sizes))
+        assert np.isin(
+            np.flatnonzero(read & hiding & (all_of_them.candidates.sizes > 0)), users
+        ).all()
+        same = all_of_them.of_users(few.candidates.sizes > 0)
+        assert np.array_equal(same.candidates.keys, few.candidates.keys)
+        assert same.features.names == few.features.names
+        np.testing.assert_allclose(same.features.values, few.features.values, rtol=1e-5, atol=1e-6)
 
 
 def test_thinned_lists_keep_every_label_and_about_so_many_rivals() -> None:
