@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from charm_oracles import batch_of, charm, cosine, gelu, network, sigmoid, slow_terms
+from charm_oracles import Oracle, batch_of, charm, cosine, gelu, network, sigmoid, slow_terms
 from model_oracles import assert_learns, dense, dense_lightgcn, in_double, minus_log_sigmoid
 from torch import Tensor
 
@@ -85,6 +85,18 @@ def test_the_loss_is_its_definition_with_gradients(tiny_dataset: Dataset, case: 
     data, options = tiny_dataset.training, CASES[case]
     made, batch = network(data, **options), batch_of(data, **options)
     check(made, made.loss(batch), slow_terms(made, data, batch))
+
+
+@pytest.mark.parametrize("case", ["full", "Uniform", "three candidates"])
+def test_the_mean_weight_of_candidates_is_observed(tiny_dataset: Dataset, case: str) -> None:
+    data, options = tiny_dataset.training, CASES[case]
+    made, batch = network(data, **options), batch_of(data, **options)
+    made.loss(batch)
+    oracle = Oracle(made, data, dense(data.purchases))
+    users, candidates = batch.users.tolist(), batch.candidates.tolist()
+    there = [k for k in range(len(users)) if batch.has_candidate[k]]
+    weights = [oracle.weight(users[k], h) for k in there for h in candidates[k]]
+    torch.testing.assert_close(made.observed["weight"], torch.stack(weights).mean().detach())
 
 
 @pytest.mark.parametrize("case", ["full", "centered, trained", "split", "weights with gradient"])

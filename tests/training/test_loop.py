@@ -460,3 +460,24 @@ def test_what_a_balancing_network_remembers_survives_a_resume(tmp_path: Path) ->
             going_on = stored.history.model_copy(update={"stopped": ""})
             Checkpoint("x", going_on, stored.weights, stored.best, stored.optimizer).save(file)
     assert int(network.times) == 18
+
+
+class Watched(Network):
+    """Reports the number of the batch beside its loss."""
+
+    observed: dict[str, Tensor]
+
+    def loss(self, batch: Noise) -> Mapping[str, Tensor]:
+        terms = super().loss(batch)
+        self.observed = {"batch": torch.tensor(float(self.calls))}
+        return terms
+
+
+def test_what_is_observed_is_logged_as_a_mean_and_changes_no_weight() -> None:
+    watched, plain = Watched(), Network()
+    seen, unseen = (train(made, NoiseSampler(), settings()) for made in (watched, plain))
+    torch.testing.assert_close(watched.weight, plain.weight, rtol=0, atol=0)
+    assert [record.observed["batch"] for record in seen.records] == [2, 5, 8, 11, 14, 17]
+    assert [record.terms for record in seen.records] == [record.terms for record in unseen.records]
+    assert all(record.observed == {} for record in unseen.records)
+    assert seen.to_frame()["observed/batch"].to_list() == [2, 5, 8, 11, 14, 17]

@@ -9,12 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class EpochRecord(BaseModel):
-    """One epoch: mean loss terms, validation metrics if measured, seconds spent so far."""
+    """One epoch: mean loss terms, what else was looked at, validation if measured, seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epoch: int = Field(ge=1)
     terms: dict[str, float]
+    observed: dict[str, float] = Field(
+        default_factory=dict, description="Means of quantities that are no part of the loss."
+    )
     validation: dict[str, float] = Field(default_factory=dict)
     seconds: float = Field(ge=0, description="Training time since the run began, resumes added.")
 
@@ -37,7 +40,7 @@ class History(BaseModel):
         return self.records[-1].seconds if self.records else 0.0
 
     def to_frame(self) -> pl.DataFrame:
-        """Return one row per epoch; terms and validation metrics are columns."""
+        """Return one row per epoch; terms, observed and validation metrics are columns."""
         return pl.DataFrame([_row(record) for record in self.records], infer_schema_length=None)
 
 
@@ -46,5 +49,6 @@ def _row(record: EpochRecord) -> dict[str, Any]:
         "epoch": record.epoch,
         "seconds": record.seconds,
         **{f"loss/{name}": value for name, value in record.terms.items()},
+        **{f"observed/{name}": value for name, value in record.observed.items()},
         **{f"validation/{name}": value for name, value in record.validation.items()},
     }

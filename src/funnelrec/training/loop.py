@@ -82,6 +82,14 @@ class Balancing(Protocol):
         ...
 
 
+@runtime_checkable
+class Observing(Protocol):
+    """A network that reports quantities beside its loss, such as how its weights stand."""
+
+    observed: Mapping[str, Tensor]
+    """Scalars of the last loss, without gradient; logged as means over an epoch, never added."""
+
+
 def train(
     network: Trainable,
     sampler: Sampler,
@@ -148,7 +156,7 @@ def train(
         for epoch in range(first, settings.epochs + 1):
             if history.stopped:
                 break
-            terms = _one_epoch(network, sampler, optimizer, settings, epoch, shown)
+            terms, observed = _one_epoch(network, sampler, optimizer, settings, epoch, shown)
             measured: Mapping[str, float] = {}
             last = epoch == settings.epochs
             if validate is not None and (epoch % settings.evaluate_every == 0 or last):
@@ -157,6 +165,7 @@ def train(
             record = EpochRecord(
                 epoch=epoch,
                 terms=terms,
+                observed=observed,
                 validation=dict(measured),
                 seconds=spent + time.monotonic() - began,
             )
@@ -197,12 +206,13 @@ def _one_epoch(
     settings: TrainingSettings,
     epoch: int,
     shown: Reporter,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, float]]:
     network.train()
     for group in optimizer.param_groups:
         group["lr"] = settings.step_size(epoch, group["part"])
     device = next(network.parameters()).device
     sums: dict[str, Tensor] = {}
+    observed: dict[str, Tensor] = {}
     count = 0
     for batch in sampler.epoch(epoch):
         optimizer.zero_grad(set_to_none=True)
@@ -215,13 +225,22 @@ def _one_epoch(
             nn.utils.clip_grad_norm_(network.parameters(), settings.max_gradient_norm)
         optimizer.step()
         count += 1
-        for name, value in terms.items():
-            sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+        _add(sums, terms)
+        if isinstance(network, Observing):
+            _add(observed, network.observed)
         if device.type != "cuda" or count % _CUDA_CHECK_STRIDE == 0:
             _check(sums, epoch, count)
         shown.batch()
     _check(sums, epoch, count)
-    return {name: float(value) / count for name, value in sums.items()}
+    means, seen = (
+        {name: float(value) / count for name, value in of.items()} for of in (sums, observed)
+    )
+    return means, seen
+
+
+def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
 
 
 def _check(sums: Mapping[str, Tensor], epoch: int, batch: int) -> None:

@@ -257,7 +257,9 @@ class Steps:
 
 
 def _summary(record: EpochRecord, history: History, epochs: int, *, with_epoch: bool = True) -> str:
-    terms = " ".join(f"{name} {value:.4f}" for name, value in record.terms.items())
+    terms = " ".join(
+        f"{name} {value:.4f}" for name, value in (record.terms | record.observed).items()
+    )
     text = f"epoch {record.epoch}/{epochs} | {terms}" if with_epoch else terms
     if record.validation and history.metric in record.validation:
         text += f" | validation {history.metric} {record.validation[history.metric]:.4f}"

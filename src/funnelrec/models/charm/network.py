@@ -92,6 +92,7 @@ class CharmNetwork(GradientNetwork):
     ) -> None:
         super().__init__()
         self.config = config
+        self.observed: dict[str, Tensor] = {}
         self._kinds = len(data.auxiliary)
         names = data.auxiliary if config.attention != "none" else ()
         self.behaviors = len(names)
@@ -351,6 +352,8 @@ class CharmNetwork(GradientNetwork):
             if config.lambda_mi and len(mismatched) and len(joint):
                 terms["mi"] = config.lambda_mi * donsker_varadhan(joint, mismatched)
         weight = self._weights(views, batch, intent[:, middle], center)
+        # As it comes from Eq. 13, before any scaling: it says what the losses really weigh.
+        self.observed = {"weight": _mean_weight(weight.detach(), batch.has_candidate)}
         if config.ordinal:
             terms["rec"] = ordinal(
                 positive,
@@ -421,7 +424,7 @@ class CharmNetwork(GradientNetwork):
         """Return w-bar as Eq. 15 takes it."""
         if self.config.lower_weight is None:
             return weight
-        mean = (weight.mean(dim=1) * present).sum() / present.sum().clamp_min(1)
+        mean = _mean_weight(weight, present)
         return weight * (self.config.lower_weight / mean.clamp_min(_LEAST_MEAN))
 
     def _information(
@@ -558,6 +561,10 @@ class CharmNetwork(GradientNetwork):
     def scorer(self) -> Scorer:
         """Return the factorised score of the network as it stands."""
         return self.learned()
+
+
+def _mean_weight(weight: Tensor, present: Tensor) -> Tensor:
+    return (weight.mean(dim=1) * present).sum() / present.sum().clamp_min(1)
 
 
 def _walk(views: Views) -> Tensor:
