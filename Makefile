@@ -12,12 +12,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 PINS := pyproject.toml ci-constraints.txt
 # mypy refuses a folder without Python files.
-TYPED := src tests $(if $(wildcard benchmarks/*.py),benchmarks)
+TYPED := src tests website $(if $(wildcard benchmarks/*.py),benchmarks)
 # More threads than idle cores make small matrix products slower, not faster.
 TEST_ENV := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test venv lint typecheck doctest pytest reproduce clean
+.PHONY: help demo test venv lint typecheck doctest pytest docs reproduce clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -42,13 +42,17 @@ doctest: $(VENV)/.installed-test ## Run the examples in the docstrings.
 pytest: $(VENV)/.installed-test ## Run the test-suite.
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 tests
 
+docs: $(VENV)/.installed-test ## Build the documentation into site/; a warning is an error.
+	@NO_MKDOCS_2_WARNING=1 $(TEST_ENV) $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open site/index.html; it needs no network and no server."
+
 reproduce: $(VENV)/.installed-test ## Train everything in docs/reproduction.md again (hours; FUNNELREC_DATA=folder; resumes).
 	$(TEST_ENV) $(BIN)/python benchmarks/reproduction.py search
 	$(TEST_ENV) $(BIN)/python benchmarks/reproduction.py run
 	$(BIN)/python benchmarks/reproduction.py table
 
 clean: ## Remove .venv, caches and the demo's output.
-	rm -rf $(VENV) demo-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-output build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:

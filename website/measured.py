@@ -1,0 +1,131 @@
+"""What has been measured of a model, from the records in benchmarks/results."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import charm_tables
+import funnel
+import reproduction
+import simple_search
+from funnelrec.comparison.published import published_figures
+from funnelrec.models import registry
+from reproduction import COUNTED, SOURCES, finished, pair
+
+Row = dict[str, Any]
+LINES = ("overall", "conversion", "discovery")
+
+
+def test_rows() -> Iterator[Row]:
+    """Yield every recorded training that was measured on test pairs of a benchmark file.
+
+    A row has dataset, model, settings (those that are not the model's defaults), seed, refit,
+    and HR@10 and NDCG@10 of each slice.
+    """
+    for row in finished(reproduction.RESULTS).values():
+        yield {**row, "settings": _own(row["model"], row["settings"])}
+    for row in finished(charm_tables.RESULTS).values():
+        if row.get("settings") in _whole_charm() and "test" in row:
+            yield {
+                **row,
+                "model": "charm",
+                "refit": False,
+                "slices": row["test"],
+                "settings": {"preset": "practical"},
+            }
+    for row in finished(funnel.RESULTS).values():
+        if row["step"] == "run":
+            named = {} if row["name"] == "defaults" else {"": row["name"]}
+            yield {**row, "model": "funnel", "slices": row["test"], "settings": named}
+
+
+def _whole_charm() -> list[dict[str, Any]]:
+    """Return the settings of the trainings of CHARM that went on to their end."""
+    return [charm_tables.settings_of(row) for row in charm_tables.rows() if row.group == "full"]
+
+
+def _own(model: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings that are not the model's defaults."""
+    default = registry.get(model).Settings().model_dump(mode="json")
+    return {
+        key: value
+        for key, value in settings.items()
+        if key != "evaluate_every" and default.get(key) != value
+    }
+
+
+def test_table(model: str) -> str:
+    """Return a table of a model's test figures, one row a data set and choice of settings.
+
+    Empty if nothing was recorded. Mean and spread are over seeds.
+    """
+    groups: dict[tuple[str, str, bool], list[Row]] = defaultdict(list)
+    for row in test_rows():
+        if row["model"] == model:
+            groups[row["dataset"], _words(row["settings"]), bool(row["refit"])].append(row)
+    if not groups:
+        return ""
+    lines = [
+        f"| data set | settings | seeds | {' | '.join(LINES)} |",
+        "|---" * (len(LINES) + 3) + "|",
+    ]
+    order = list(SOURCES)
+    for name, settings, refit in sorted(groups, key=lambda one: (order.index(one[0]), *one[1:])):
+        rows = groups[name, settings, refit]
+        cells = [pair(rows, line, 10) for line in LINES]
+        lines.append(
+            f"| {name} | {settings or 'defaults'}{', refitted' * refit} "
+            f"| {'-' if model in COUNTED else len(rows)} | {' | '.join(cells)} |"
+        )
+    return "\n".join(lines)
+
+
+def _words(settings: dict[str, Any]) -> str:
+    parts = (f"{key}={value}" if key else str(value) for key, value in sorted(settings.items()))
+    return ", ".join(parts)
+
+
+def validation_table(model: str) -> str:
+    """Return what the best trial of a search on validation gave; empty if none was recorded."""
+    rows = [
+        row
+        for row in finished(simple_search.RESULTS).values()
+        if row["model"] == model and "validation" in row
+    ]
+    if not rows:
+        return ""
+    lines = [f"| data set | settings | {' | '.join(LINES)} |", "|---" * (len(LINES) + 2) + "|"]
+    for row in {row["dataset"]: row for row in rows}.values():
+        cells = [
+            f"{row['validation'][line]['hr@10']:.4f} / {row['validation'][line]['ndcg@10']:.4f}"
+            for line in LINES
+        ]
+        settings = _words(_rounded(_own(model, row["settings"])))
+        lines.append(f"| {row['dataset']} | {settings or 'defaults'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _rounded(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the digits that a reader needs."""
+    return {
+        key: f"{value:.3g}"
+        if isinstance(value, float)
+        else _rounded(value)
+        if isinstance(value, dict)
+        else value
+        for key, value in settings.items()
+    }
+
+
+def printed_table(model: str) -> str:
+    """Return what papers print of a model, without its ablations; empty if nothing."""
+    rows = [row for row in published_figures() if row.model == model and row.variant is None]
+    if not rows:
+        return ""
+    lines = ["| paper | data | HR@10 / NDCG@10 | note |", "|---|---|---|---|"]
+    for row in rows:
+        values = f"{row.values['hr@10']:.4f} / {row.values['ndcg@10']:.4f}"
+        lines.append(f"| {row.source} | {', '.join(row.datasets)} | {values} | {row.note} |")
+    return "\n".join(lines)

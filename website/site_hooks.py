@@ -1,0 +1,63 @@
+"""Hooks of MkDocs: pages made from the code, and formulas as MathML."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+for _folder in ("benchmarks", "website"):
+    if str(ROOT / _folder) not in sys.path:
+        sys.path.insert(0, str(ROOT / _folder))
+
+from mkdocs.config.defaults import MkDocsConfig  # noqa: E402
+from mkdocs.structure.files import File, Files  # noqa: E402
+
+from mathml import with_mathml  # noqa: E402
+from model_pages import FOLDER, own_models, pages  # noqa: E402
+
+# Files of the repository that are pages, too.
+BORROWED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+_LINK = re.compile(r"\]\((?P<target>[^)#:]+)(?P<rest>#[^)]*)?\)")
+
+
+def borrowed(text: str) -> str:
+    """Return a page of the repository's root with its links as they are seen from docs/."""
+
+    def seen(found: re.Match[str]) -> str:
+        target, rest = found["target"], found["rest"] or ""
+        if target.startswith("docs/"):
+            target = target.removeprefix("docs/")
+        elif target in BORROWED:
+            target = BORROWED[target]
+        return f"]({target}{rest})"
+
+    return _LINK.sub(seen, text)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the models into the navigation, where ``models/index.md`` stands alone."""
+    for entry in config.nav or []:
+        if isinstance(entry, dict) and "Models" in entry:
+            entry["Models"] = [
+                f"{FOLDER}/index.md",
+                *({name: f"{FOLDER}/{name}.md"} for name in own_models()),
+            ]
+    return config
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Add the pages of the models and those of the repository's root."""
+    for path, text in pages().items():
+        files.append(File.generated(config, path, content=text))
+    for name, path in BORROWED.items():
+        text = borrowed((ROOT / name).read_text(encoding="utf-8"))
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Draw the formulas of a page."""
+    return with_mathml(html)
