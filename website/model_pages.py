@@ -201,8 +201,8 @@ def _measured(name: str) -> str:
             test_table(name),
             "HR@10 / NDCG@10 on test pairs, ranked against the whole catalogue, settings and "
             "epoch chosen on validation pairs (refitted: trained on both afterwards). What the "
-            "three lines mean is said in [slices](../guide/slices.md), the protocol and the commands "
-            "in [reproduction](../reproduction.md).",
+            "three lines mean is said in [slices](../guide/slices.md), the protocol and the "
+            "commands in [reproduction](../reproduction.md).",
         ),
         (
             "figures",
