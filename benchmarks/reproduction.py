@@ -166,6 +166,27 @@ MF_TRIED: list[dict[str, Any]] = [
     {"l2": 3e-3, "patience": 60, "epochs": 300, "init": "normal"},
 ]
 
+TMALL_TRIED: list[dict[str, Any]] = [
+    {"pad_missing": True},
+    {"without": ["cart"]},
+    {"rrm_weight": 0.2},
+    {"rrm_weight": 0.05, "epochs": 60},
+    {**RMBRec.presets["paper"]},
+    # The two that cost most, lowered together and trained on.
+    *(
+        {"epochs": 300, "patience": 40, **further}
+        for further in (
+            {"rrm_weight": 0.05, "weight_decay": 1e-4},
+            {"rrm_weight": 0.05, "weight_decay": 1e-5},
+            {"rrm_weight": 0.05, "weight_decay": 0.0},
+            {"rrm_weight": 0.05, "weight_decay": 1e-4, "temperature": 0.2},
+            {"rrm_weight": 1.0, "weight_decay": 1e-4},
+            {"rrm_weight": 0.05, "weight_decay": 1e-4, "without": ["cart"]},
+            {"rrm_weight": 0.05, "weight_decay": 1e-4, "normalize_layers": False},
+        )
+    ),
+]
+
 # What `search` tries: every listed dictionary is one training on the named data set.
 SPACE: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("taobao15k", "rmbrec"): [
@@ -174,29 +195,7 @@ SPACE: dict[tuple[str, str], list[dict[str, Any]]] = {
         # One L2 term on the embedding rows alone, in place of the release's two.
         {"l2_rows": "ego", "weight_decay": 0.0},
     ],
-    ("tmall41k_no_view", "rmbrec"): [
-        {"evaluate_every": 4, **settings}
-        for settings in (
-            {"pad_missing": True},
-            {"without": ["cart"]},
-            {"rrm_weight": 0.2},
-            {"rrm_weight": 0.05, "epochs": 60},
-            {**RMBRec.presets["paper"]},
-            # The two that cost most, lowered together and trained on.
-            *(
-                {"epochs": 300, "patience": 40, **further}
-                for further in (
-                    {"rrm_weight": 0.05, "weight_decay": 1e-4},
-                    {"rrm_weight": 0.05, "weight_decay": 1e-5},
-                    {"rrm_weight": 0.05, "weight_decay": 0.0},
-                    {"rrm_weight": 0.05, "weight_decay": 1e-4, "temperature": 0.2},
-                    {"rrm_weight": 1.0, "weight_decay": 1e-4},
-                    {"rrm_weight": 0.05, "weight_decay": 1e-4, "without": ["cart"]},
-                    {"rrm_weight": 0.05, "weight_decay": 1e-4, "normalize_layers": False},
-                )
-            ),
-        )
-    ],
+    ("tmall41k_no_view", "rmbrec"): [{"evaluate_every": 4, **settings} for settings in TMALL_TRIED],
     ("beibei21k_purchase_only", "lightgcn"): [{**LARGE_STEPS, "evaluate_every": 1, "l2": 1e-4}],
     ("taobao15k", "lightgcn"): [{**LARGE_STEPS, "l2": l2} for l2 in (1e-4, 1e-3, 1e-2)],
     ("taobao15k", "mf_bpr"): [
