@@ -36,9 +36,10 @@ def test_rows() -> Iterator[Row]:
                 "settings": {"preset": "practical"},
             }
     for row in finished(funnel.RESULTS).values():
-        if row["step"] == "run":
-            named = {} if row["name"] == "defaults" else {"": row["name"]}
-            yield {**row, "model": "funnel", "slices": row["test"], "settings": named}
+        if row["step"] in ("run", "rivals"):
+            model = row.get("model", "funnel")
+            settings = _own(model, row["settings"])
+            yield {**row, "model": model, "slices": row["test"], "settings": settings}
 
 
 def _whole_charm() -> list[dict[str, Any]]:
@@ -83,8 +84,7 @@ def test_table(model: str) -> str:
 
 
 def _words(settings: dict[str, Any]) -> str:
-    parts = (f"{key}={value}" if key else str(value) for key, value in sorted(settings.items()))
-    return ", ".join(parts)
+    return ", ".join(f"{key}={value}" for key, value in sorted(_rounded(settings).items()))
 
 
 def validation_table(model: str) -> str:
@@ -102,7 +102,7 @@ def validation_table(model: str) -> str:
             f"{row['validation'][line]['hr@10']:.4f} / {row['validation'][line]['ndcg@10']:.4f}"
             for line in LINES
         ]
-        settings = _words(_rounded(_own(model, row["settings"])))
+        settings = _words(_own(model, row["settings"]))
         lines.append(f"| {row['dataset']} | {settings or 'defaults'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -93,7 +93,14 @@ def model_page(name: str) -> str:
         _summary(model),
         said.body,
         _chapter("Reference", said.reference),
-        _chapter("Where it departs from its source", said.departures),
+        _chapter(
+            "Where it departs from its source",
+            "\n\n".join(
+                part
+                for part in (said.departures, _reconstructed(described["reconstructed"]))
+                if part
+            ),
+        ),
         _place(name),
         _chapter(
             "Presets", _presets(described["presets"], f'`create_model("{name}", preset=...)`')
@@ -119,6 +126,10 @@ def _upper(text: str) -> str:
 
 def _chapter(heading: str, content: str) -> str:
     return f"## {heading}\n\n{content}" if content else ""
+
+
+def _reconstructed(text: str) -> str:
+    return f'!!! note "Reconstructed"\n\n    {plain(text)}' if text else ""
 
 
 def _place(name: str) -> str:
