@@ -149,15 +149,15 @@ class CRGCN(EmbeddingRecommender[CRGCNSettings]):
     other one moves by exactly 1. A batch is a set of users with one triple per behavior, the
     negative outside everything the user did.
 
-    Reference: Yan, Cheng, Gao, Sun, Zhu, Song, "Cascading Residual Graph Convolutional Network
-    for Multi-Behavior Recommendation", ACM TOIS 2023, arXiv 2205.13128; release
-    MingshiYan/CRGCN.
+    Reference: Yan et al., "Cascading Residual Graph Convolutional Network for Multi-Behavior
+    Recommendation", ACM TOIS 2023, arXiv 2205.13128; release MingshiYan/CRGCN.
 
-    Departures: the equations are those of the release, read beside the paper's abstract; the
-    body of the paper was not compared, so a difference to it may have gone unseen.
-    ``preset="paper"`` is the default with one pass over the users an epoch;
-    ``preset="release"`` has, besides, the vector that each layer adds and the ln 2 of who lacks
-    a behavior. The release's row for padding is not there, and its loss, which adds an epsilon
+    The paper's equations were not at hand; these are the release's, which its abstract agrees
+    with but for the vectors of ``bias``. ``preset="paper"`` is the default with one pass over
+    the users an epoch; ``preset="release"`` has, besides, the vector that each layer adds and the
+    ln 2 of who lacks a behavior.
+
+    Departures: the release's row for padding is not there, and its loss, which adds an epsilon
     within the logarithm, is written as a softplus. Where a row is exactly 0, the normalisation
     passes no gradient (the release's passes one of 10^12).
     """
@@ -166,6 +166,7 @@ class CRGCN(EmbeddingRecommender[CRGCNSettings]):
     summary = "Chain of graphs, weak to strong; each adds a correction of length 1."
     reference = "Yan et al., ACM TOIS 2023"
     builds_on = "lightgcn"
+    reconstructed = "The paper's equations were not at hand: these are those of the release."
     adds = "a chain of behaviors, each of which adds a correction of length 1 and has a loss"
     Settings: ClassVar[type[Config]] = CRGCNSettings
     capabilities: ClassVar[Capabilities] = Capabilities(
