@@ -150,3 +150,17 @@ def test_inverse_sums_are_of_weights_and_zero_for_the_isolated() -> None:
     of_users, of_items = graph.inverse_sums
     assert of_users.tolist() == [[0.25], [0.0]]
     torch.testing.assert_close(of_items, torch.tensor([[1.0], [1 / 3], [0.0]]))
+
+
+def test_a_thinned_graph_loses_the_same_edges_in_both_directions() -> None:
+    rng = np.random.default_rng(1)
+    matrix = sp.csr_array((rng.random((30, 20)) < 0.3).astype(np.float64))
+    graph = Adjacency.from_matrix(matrix, normalization="none", dtype=np.float64)
+    thin = graph.thinned(0.25, torch.Generator().manual_seed(2))
+    assert np.array_equal(dense(thin.to_users), dense(thin.to_items).T)
+    values = thin.to_users.values
+    assert set(values.tolist()) == {0.0, 4 / 3}
+    assert (values == 0).double().mean().item() == pytest.approx(0.25, abs=0.1)
+    assert graph.thinned(0.0, torch.Generator()) is graph
+    # The graph itself is left alone.
+    assert set(graph.to_users.values.tolist()) == {1.0}

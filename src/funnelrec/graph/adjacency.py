@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -154,6 +154,31 @@ class Adjacency:
         Shapes ``(n_users, 1)`` and ``(n_items, 1)``, on the device of the graph.
         """
         return _inverse_sums(self.to_users), _inverse_sums(self.to_items)
+
+    @cached_property
+    def _transposition(self) -> Tensor:
+        """Where each entry of ``to_items`` stands in ``to_users``, int64."""
+        return torch.argsort(self.to_users.indices, stable=True)
+
+    def thinned(self, rate: float, generator: torch.Generator) -> Adjacency:
+        """Return the graph with a share of its edges set to 0, the others scaled up to match.
+
+        Parameters
+        ----------
+        rate
+            Probability of a 0, from 0 (nothing is drawn) to below 1.
+        generator
+            Source of the draw, on the device of the graph.
+        """
+        if not rate:
+            return self
+        values = self.to_users.values
+        drawn = torch.rand(values.shape, generator=generator, device=values.device)
+        kept = values * (drawn >= rate) / (1 - rate)
+        return Adjacency(
+            replace(self.to_users, values=kept),
+            replace(self.to_items, values=kept[self._transposition]),
+        )
 
     def to(self, device: torch.device | str) -> Adjacency:
         """Return the graph on ``device``."""

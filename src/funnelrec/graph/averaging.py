@@ -42,6 +42,23 @@ def average(graph: Adjacency, users: Tensor, items: Tensor) -> Nodes:
     )
 
 
+def average_users(graph: Adjacency, items: Tensor, *, thinned: Adjacency | None = None) -> Tensor:
+    """Return the users' half of what :func:`average` returns, shape ``(M, d)``.
+
+    Parameters
+    ----------
+    graph
+        Built with ``normalization="none"``. Of items on both sides it is a graph of items.
+    items
+        Shape ``(N, d)``.
+    thinned
+        The same graph without some of its edges: what is heard is divided by what the whole graph
+        has.
+    """
+    through = graph if thinned is None else thinned
+    return sparse_product(through.to_users, through.to_items, items) * graph.inverse_sums[0]
+
+
 def residual(graph: Adjacency, users: Tensor, items: Tensor, *, layers: int) -> tuple[Nodes, Nodes]:
     r"""Return the sum of layers 0 to L, and layer L, where every layer adds what is heard.
 

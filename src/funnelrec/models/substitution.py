@@ -55,13 +55,22 @@ class SubstitutionPenalty(nn.Module):
         Without a weight nothing is made and every call gives no term.
     generator
         Draws W_S.
+    dim
+        Length of the final vectors, where it is not ``config.dim``.
     """
 
-    def __init__(self, config: SubstitutionSettings, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        config: SubstitutionSettings,
+        generator: torch.Generator,
+        *,
+        dim: int | None = None,
+    ) -> None:
         super().__init__()
         self.weight = config.substitution_weight
         if self.weight:
-            self.projection = table(config.dim, config.dim, "xavier", generator)
+            length = config.dim if dim is None else dim
+            self.projection = table(length, length, "xavier", generator)
 
     def forward(
         self,
