@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import failed, funnelrec, make_dataset, make_run, refused
+from cli_helpers import failed, funnelrec, make_dataset, make_log, make_run, refused
 
 from funnelrec.models.runs import load_run
 
@@ -194,3 +194,30 @@ def test_a_killed_run_goes_on_to_the_same_result(
     assert sorted(path.name for path in killed.iterdir()) == names
     assert names == ["history.json", "model.safetensors", "run.json"]
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_training_without_memory_for_it_is_refused_before_data_are_read(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUNNELREC_MEMORY_LIMIT", "64MiB")
+    message = refused("train", dataset, "--model", "lightgcn", "--out", tmp_path / "run")
+    assert message.startswith("training lightgcn on 120 users, 60 items and ")
+    assert "64 MiB are free; set dim=32 or less" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_command_on_a_run_is_refused_without_memory_for_it(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, log = make_run(shop, "popularity"), make_log(shop)
+    funnelrec("export", run, "--out", tmp_path / "artifact", "--metrics", "none")
+    monkeypatch.setenv("FUNNELREC_MEMORY_LIMIT", "64MiB")
+    out = ("--out", tmp_path / "x.parquet")
+    assert refused("evaluate", run).startswith("evaluating with popularity for 120 users")
+    assert refused("recommend", run, *out).startswith("recommending with popularity for 120")
+    assert refused("recommend", tmp_path / "artifact", *out).startswith("recommending with")
+    assert refused("hesitations", run, *out).startswith("hesitations with popularity for 120")
+    assert refused("export", run, "--out", tmp_path / "b").startswith("exporting with popularity")
+    prepared = refused("prepare", log, "--out", tmp_path / "c")
+    assert prepared.startswith("preparing about ")
+    assert "64 MiB are free; prepare a part of the log" in prepared

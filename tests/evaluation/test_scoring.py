@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from evaluation_helpers import MatrixScorer, pairs_of
@@ -53,3 +54,34 @@ def test_user_numbers_become_int64(given: list[int]) -> None:
 def test_any_object_with_the_three_names_is_a_scorer() -> None:
     assert isinstance(MatrixScorer([[0.0]]), Scorer)
     assert not isinstance(object(), Scorer)
+
+
+class Crowded(MatrixScorer):
+    """Runs out of memory for more than a few users at a time, as a GPU does."""
+
+    def __init__(self, values: npt.ArrayLike, most: int) -> None:
+        super().__init__(values)
+        self.most = most
+        self.asked: list[int] = []
+
+    def score(self, users: np.typing.NDArray[np.int64]) -> torch.Tensor:
+        self.asked.append(len(users))
+        if len(users) > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return super().score(users)
+
+
+def test_blocks_that_do_not_fit_on_a_gpu_are_asked_for_in_halves() -> None:
+    matrix = np.random.default_rng(0).normal(size=(21, 5))
+    scorer = Crowded(matrix, most=5)
+    blocks = list(score_blocks(scorer, np.arange(21), score_budget=16 * 5))
+    assert torch.equal(torch.cat([block for _, block in blocks]), scorer.matrix)
+    # Once halved they stay small: asking for too much again would fail again.
+    assert scorer.asked == [16, 8, 4, 4, 4, 4, 5]
+
+
+def test_a_gpu_without_room_for_two_users_is_an_error() -> None:
+    for users in (20, 3, 2):
+        scorer = Crowded(np.zeros((users, 3)), most=1)
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            list(score_blocks(scorer, np.arange(users), score_budget=24))

@@ -13,6 +13,7 @@ from funnelrec.cli.output import (
     examples,
     print_json,
     say,
+    say_memory,
     show,
     whole_numbers,
     words,
@@ -64,11 +65,12 @@ def command(
     """
     from funnelrec.common.files import write_json
     from funnelrec.evaluation import SampledCandidates
-    from funnelrec.models.runs import load_run
+    from funnelrec.models.runs import check_run, load_run
 
     check_frame_path(per_user, "--per-user")
     lengths = whole_numbers("--k", k)
     candidates = None if sampled is None else SampledCandidates(sampled, seed=sampled_seed)
+    say_memory(check_run(run, "evaluating", dataset=dataset, device=device))
     loaded = load_run(run, dataset=dataset, device=device)
     result = loaded.evaluate(split=split, k=lengths, mask=words(mask), candidates=candidates)
     for note in loaded.notes(split):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from funnelrec.cli.options import MovedDataset, RunFolder, ScoringDevice
-from funnelrec.cli.output import examples, say
+from funnelrec.cli.output import examples, say, say_memory
 
 NAME = "export"
 EXAMPLES = examples(
@@ -44,8 +44,10 @@ def command(
 
     It is all that recommend, hesitations, explain and serve need.
     """
+    from funnelrec.models.runs import check_run
     from funnelrec.serving.artifact import export
 
+    say_memory(check_run(run, "exporting", dataset=dataset, device=device))
     record = export(run, out, dataset=dataset, metrics=metrics, onnx=onnx, ann=ann, device=device)
     size = sum(file.bytes for file in record.files.values())
     say(f"{record.model} on {record.dataset.name}: {len(record.files)} files, {size:,} bytes")

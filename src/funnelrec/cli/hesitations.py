@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from funnelrec.cli.options import AsJson, MovedDataset, RunOrArtifact, ScoringDevice
-from funnelrec.cli.output import examples, frame_table, print_json, say, show
+from funnelrec.cli.output import examples, frame_table, print_json, say, say_memory, show
 from funnelrec.common.errors import UsageError
 
 NAME = "hesitations"
@@ -73,6 +73,7 @@ def command(
     """
     from funnelrec.evaluation.conversion_calibration import NO_CALIBRATION
     from funnelrec.evaluation.plots import check_plot_path, save_reliability_plot
+    from funnelrec.serving.artifact import check_memory_of
     from funnelrec.serving.hesitations import (
         Thresholds,
         hesitations,
@@ -88,6 +89,7 @@ def command(
     if reliability is not None:
         check_plot_path(reliability)
     thresholds = Thresholds.create(interest=interest, substitution=substitution)
+    say_memory(check_memory_of(run, "hesitations", dataset=dataset, device=device))
     loaded = load_evidence_run(run, dataset=dataset, device=device)
     calibration = loaded.calibration
     if calibration is None:

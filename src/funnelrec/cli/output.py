@@ -6,7 +6,8 @@ import ast
 import json
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from funnelrec.common.files import atomic_path
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from funnelrec.common.capacity import MemoryReport
 
 # A pipe has no width of its own; tables must not be cut to 80 columns there.
 _PIPE_WIDTH = 240
@@ -34,6 +37,12 @@ def console(*, stderr: bool = False) -> Console:
 def say(text: str, *, stderr: bool = False) -> None:
     """Print one line of plain text, never folded and never read as markup."""
     console(stderr=stderr).print(Text(text), soft_wrap=True)
+
+
+def say_memory(report: MemoryReport | None) -> None:
+    """Print, on stderr, what work needs of memory before it starts, where that is much."""
+    if report is not None and report.large:
+        say(f"memory: {report}", stderr=True)
 
 
 def show(renderable: RenderableType, *, stderr: bool = False) -> None:
@@ -222,6 +231,58 @@ def write_frame(frame: pl.DataFrame, path: Path) -> None:
             frame.write_csv(temporary)
         else:
             frame.write_parquet(temporary)
+
+
+def write_frames(frames: Iterable[pl.DataFrame], path: Path) -> tuple[int, int]:
+    """Write frames one below the other, as they come, and return rows and different users.
+
+    Memory is that of one frame. The file appears when it is complete.
+
+    Parameters
+    ----------
+    frames
+        Of one schema, at least one, with a column ``user_id``; the rows of a user stand together
+        and in one frame.
+    path
+        Parquet, a row group a frame, or CSV, by its suffix.
+    """
+    rows = users = 0
+    with atomic_path(path) as temporary, _opened(temporary, path.suffix) as write:
+        for frame in frames:
+            write(frame)
+            rows += frame.height
+            users += frame["user_id"].rle_id()[-1] + 1 if frame.height else 0
+    return rows, users
+
+
+@contextmanager
+def _opened(path: Path, suffix: str) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """Yield what appends a frame to a file."""
+    import polars as pl
+
+    if suffix == ".csv":
+        with path.open("wb") as file:
+
+            def append(frame: pl.DataFrame) -> None:
+                frame.write_csv(file, include_header=not file.tell())
+
+            yield append
+        return
+    import pyarrow.parquet as pq
+
+    writer: pq.ParquetWriter | None = None
+
+    def write(frame: pl.DataFrame) -> None:
+        nonlocal writer
+        table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 def examples(*lines: str) -> str:

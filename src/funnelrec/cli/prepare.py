@@ -16,6 +16,7 @@ from funnelrec.cli.output import (
     frame_table,
     named_words,
     say,
+    say_memory,
     show,
 )
 from funnelrec.common.errors import UsageError
@@ -208,6 +209,7 @@ def command(
     """Read and check an event log, split it, and store it as a data set."""
     from funnelrec.data.events import read_events
     from funnelrec.data.preparation import prepare, prepare_imported
+    from funnelrec.data.sizes import check_preparing
 
     title = name or out.resolve().name
     reading: dict[str, Any] = {
@@ -259,6 +261,7 @@ def command(
                 "--quarantine takes the rows that --on-bad-rows quarantine sets aside; add that "
                 "or leave --quarantine out."
             )
+        say_memory(check_preparing(events))
         checked = read_events(
             events, behaviors=behavior_words(behaviors), target=target, **_given(**reading)
         )

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from funnelrec.cli.options import MovedDataset, RunOrArtifact, ScoringDevice
-from funnelrec.cli.output import check_frame_path, examples, frame_table, say, show, write_frame
+from funnelrec.cli.output import (
+    check_frame_path,
+    examples,
+    frame_table,
+    say,
+    say_memory,
+    show,
+    write_frames,
+)
 from funnelrec.cli.output import words as split_words
 from funnelrec.common.errors import DataError, UsageError
 
@@ -72,7 +80,7 @@ def command(
     """Write the best items of each user, with score and rank."""
     import polars as pl
 
-    from funnelrec.serving.artifact import load_recommender
+    from funnelrec.serving.artifact import check_memory_of, load_recommender
 
     check_frame_path(out, "--out")
     if history is not None and (user or users_file is not None):
@@ -85,8 +93,9 @@ def command(
         if users_file is not None:
             parts.append(_users(users_file))
         wanted = pl.concat(parts).unique(maintain_order=True)
+    say_memory(check_memory_of(run, "recommending", dataset=dataset, device=device))
     model = load_recommender(run, dataset=dataset, device=device, folds_in=history is not None)
-    found = model.recommend(
+    blocks = model.recommend_blocks(
         wanted,
         k=k,
         exclude=split_words(exclude),
@@ -99,10 +108,10 @@ def command(
         if known < len(wanted):
             say(f"{len(wanted) - known:,} unknown users left out", stderr=True)
     if out is None:
-        show(frame_table(found))
+        show(frame_table(pl.concat(blocks)))
         return
-    write_frame(found, out)
-    say(f"{found.height:,} recommendations for {found['user_id'].n_unique():,} users: {out}")
+    rows, users = write_frames(blocks, out)
+    say(f"{rows:,} recommendations for {users:,} users: {out}")
 
 
 def _users(path: Path) -> pl.Series:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from funnelrec.cli.options import DatasetFolder, ModelName, Preset, Threads, TrainingDevice
-from funnelrec.cli.output import examples, say
+from funnelrec.cli.output import examples, say, say_memory
 
 NAME = "train"
 EXAMPLES = examples(
@@ -65,8 +65,10 @@ def command(
     from funnelrec.common.config import parse_assignments
     from funnelrec.common.memory import prefer_huge_pages
     from funnelrec.data.dataset import Dataset
+    from funnelrec.data.sizes import Sizes
     from funnelrec.evaluation.evidence import EvidenceModel
     from funnelrec.models import create_model
+    from funnelrec.models.memory import check_training
     from funnelrec.models.runs import CHECKPOINT, RECORD, train_run
 
     prefer_huge_pages()
@@ -86,6 +88,7 @@ def command(
             "those that train well",
             stderr=True,
         )
+    say_memory(check_training(created, Sizes.read(dataset), refit=refit))
     data = Dataset.load(dataset)
     if any(out.glob(f"*{CHECKPOINT}")) and not (out / RECORD).exists():
         say(f"resuming the unfinished run in {out}", stderr=True)

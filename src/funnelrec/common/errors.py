@@ -30,6 +30,10 @@ class NotFittedError(UsageError):
     """The model was asked for scores before it was fitted."""
 
 
+class CapacityError(UsageError):
+    """The work needs more memory than there is."""
+
+
 class MissingExtraError(UsageError):
     """An optional dependency group is not installed."""
 

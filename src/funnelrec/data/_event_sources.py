@@ -16,6 +16,8 @@ from funnelrec.common.columns import BEHAVIOR, ITEM, TIMESTAMP, USER
 from funnelrec.common.errors import DataError, UsageError, suggestion
 
 _SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq", ".arrow", ".feather", ".ipc")
+# Bytes of a short row: two identifiers, a behavior and a date.
+_TEXT_ROW = 32
 
 
 @dataclass(frozen=True)
@@ -125,13 +127,7 @@ def _open(source: Any, path: Path | None) -> list[pl.LazyFrame]:
 
 def _open_path(path: Path) -> list[pl.LazyFrame]:
     if path.is_dir():
-        parts = sorted(
-            part
-            for ending in ("*.parquet", "*.pq")
-            for part in path.rglob(ending)
-            # Engines keep their own files under names that start like this.
-            if not any(word.startswith((".", "_")) for word in part.relative_to(path).parts)
-        )
+        parts = _parquet_parts(path)
         if not parts:
             raise DataError(f"the folder {path} holds no Parquet file (*.parquet).")
         return [pl.scan_parquet(part, glob=False, hive_partitioning=True) for part in parts]
@@ -157,6 +153,16 @@ def _open_path(path: Path) -> list[pl.LazyFrame]:
             )
 
 
+def _parquet_parts(folder: Path) -> list[Path]:
+    return sorted(
+        part
+        for ending in ("*.parquet", "*.pq")
+        for part in folder.rglob(ending)
+        # Engines keep their own files under names that start like this.
+        if not any(word.startswith((".", "_")) for word in part.relative_to(folder).parts)
+    )
+
+
 def _check_columns(wanted: Mapping[str, str], present: Sequence[str], source: str) -> None:
     missing = {ours: theirs for ours, theirs in wanted.items() if theirs not in present}
     if not missing:
@@ -178,3 +184,32 @@ def _check_columns(wanted: Mapping[str, str], present: Sequence[str], source: st
         f"{source} has no column {' and no column '.join(sentences)}. It has: "
         f"{', '.join(repr(name) for name in present)}. {advice}"
     )
+
+
+def log_size(source: Any) -> tuple[int, bool] | None:
+    """Return the rows of a source and whether it has text besides its behaviors, not reading it.
+
+    Of a text file the rows are estimated, on the low side of 32 bytes each. None where neither
+    can be told: a compressed file, a lazy frame, or something that is no log.
+    """
+    if isinstance(source, pl.DataFrame):
+        return source.height, source.dtypes.count(pl.String()) > 1
+    if not isinstance(source, (str, Path)):
+        rows = getattr(source, "num_rows", None)
+        return None if not isinstance(rows, int) else (rows, True)
+    path = Path(source)
+    try:
+        parts = _parquet_parts(path) if path.is_dir() else [path]
+        ending = "" if path.is_dir() else format_suffix(path)
+        if ending in (".csv", ".tsv"):
+            return path.stat().st_size // _TEXT_ROW, True
+        if not parts or ending not in ("", ".parquet", ".pq"):
+            return None
+        schema = pl.read_parquet_schema(parts[0])
+        rows = sum(
+            pl.scan_parquet(part, glob=False).select(pl.len()).collect().item() for part in parts
+        )
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        # Reading says what is wrong, with more to go by.
+        return None
+    return rows, list(schema.values()).count(pl.String()) > 1

@@ -43,7 +43,7 @@ from funnelrec.evaluation.ranking import (
     check_length,
     merge_masks,
 )
-from funnelrec.evaluation.scoring import SCORE_BUDGET, LongArray, Scorer, check_shape
+from funnelrec.evaluation.scoring import LongArray, Scorer, check_shape
 from funnelrec.evaluation.slices import SLICES, SliceName, slice_ranks
 
 Value = float | int | None
@@ -142,7 +142,7 @@ def evaluate(
     candidates: SampledCandidates | None = None,
     metrics: str | Sequence[str] = tuple(METRICS),
     beyond_accuracy: bool = True,
-    score_budget: int = SCORE_BUDGET,
+    score_budget: int | None = None,
     model: str | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int | None = None,
@@ -319,7 +319,7 @@ class RankingValidator:
         metric: str = "ndcg@10",
         *,
         mask: str | Sequence[str] = ("train-target",),
-        score_budget: int = SCORE_BUDGET,
+        score_budget: int | None = None,
     ) -> None:
         self.name, self.k = parse_metric(metric)
         self.metric = f"{self.name}@{self.k}"

@@ -14,13 +14,13 @@ from funnelrec.common.errors import UsageError
 from funnelrec.data.interactions import Interactions
 from funnelrec.evaluation.candidates import SampledCandidates
 from funnelrec.evaluation.scoring import (
-    SCORE_BUDGET,
     LongArray,
     Scorer,
     check_shape,
     checked_users,
     ragged_rows,
     score_blocks,
+    smaller,
 )
 
 UNREACHABLE = int(np.iinfo(np.int64).max)
@@ -122,7 +122,7 @@ class HeldOutRanker:
         masks: Sequence[Interactions] = (),
         candidates: SampledCandidates | None = None,
         never_drawn: Sequence[Interactions] = (),
-        score_budget: int = SCORE_BUDGET,
+        score_budget: int | None = None,
         users: npt.ArrayLike | None = None,
     ) -> None:
         for part in (*masks, *never_drawn):
@@ -166,7 +166,7 @@ class HeldOutRanker:
         for place, block in score_blocks(scorer, self._users, score_budget=self._score_budget):
             device = str(block.device)
             pairs = slice(self._bounds[place.start], self._bounds[place.stop])
-            held, count = self._rank_block(place, block)
+            held, count = self._ranked(place, block)
             scores[pairs] = held.double().cpu().numpy()
             ahead[pairs] = count.cpu().numpy()
             if on_block is not None:
@@ -181,6 +181,17 @@ class HeldOutRanker:
             scores=scores[order],
             device=device,
         )
+
+    def _ranked(self, place: slice, block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what :meth:`_rank_block` does, in halves where a GPU runs out of memory."""
+        try:
+            return self._rank_block(place, block)
+        except torch.cuda.OutOfMemoryError:
+            half = smaller(len(block))
+        middle = place.start + half
+        first = self._ranked(slice(place.start, middle), block[:half])
+        second = self._ranked(slice(middle, place.stop), block[half:])
+        return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]])
 
     def _rank_block(self, place: slice, block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the scores of the block's held-out pairs and the candidates at or above them."""
@@ -216,7 +227,7 @@ def rank_held_out(
     masks: Sequence[Interactions] = (),
     candidates: SampledCandidates | None = None,
     never_drawn: Sequence[Interactions] = (),
-    score_budget: int = SCORE_BUDGET,
+    score_budget: int | None = None,
     users: npt.ArrayLike | None = None,
 ) -> Ranks:
     """Return the rank of each held-out pair among its user's candidates.
@@ -275,7 +286,7 @@ def iter_top_k(
     k: int,
     *,
     masks: Sequence[Interactions] = (),
-    score_budget: int = SCORE_BUDGET,
+    score_budget: int | None = None,
 ) -> Iterator[tuple[LongArray, LongArray, npt.NDArray[np.floating]]]:
     """Yield the best items of the users block by block: users, items and scores.
 
@@ -293,7 +304,7 @@ def top_k(
     k: int,
     *,
     masks: Sequence[Interactions] = (),
-    score_budget: int = SCORE_BUDGET,
+    score_budget: int | None = None,
 ) -> tuple[LongArray, npt.NDArray[np.floating]]:
     """Return the ``k`` best items of each user and their scores, best first.
 
@@ -333,16 +344,22 @@ def block_top_k(
     step = max(1, 4 * _CACHE_ENTRIES // max(n_items, 1))
     if block.device.type != "cpu":
         step = max(1, len(users))
-    for start in range(0, len(users), step):
+    start = 0
+    while start < len(users):
         part = block[start : start + step]
-        if removed is not None:
-            part = part.clone()
-            _, rows, columns = ragged_rows(removed, users[start : start + step])
-            part[_on(block, rows), _on(block, columns)] = -torch.inf
-        best, places = torch.topk(part, length, dim=1)
+        try:
+            if removed is not None:
+                part = part.clone()
+                _, rows, columns = ragged_rows(removed, users[start : start + step])
+                part[_on(block, rows), _on(block, columns)] = -torch.inf
+            best, places = torch.topk(part, length, dim=1)
+        except torch.cuda.OutOfMemoryError:
+            step = smaller(len(part))
+            continue
         best = best.to(torch.float64 if kind is np.float64 else torch.float32)
         scores[start : start + step, :length] = best.cpu().numpy()
         items[start : start + step, :length] = places.cpu().numpy()
+        start += step
     items[scores == -np.inf] = -1
     return items, scores
 

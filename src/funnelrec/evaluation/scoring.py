@@ -18,6 +18,30 @@ LongArray = npt.NDArray[np.int64]
 SCORE_BUDGET = 2**23
 """Scores held at one time unless told otherwise: 32 MiB in float32; more was slower on a CPU."""
 
+# Users of a block at least, however many items there are: fewer are no matrix product, and every
+# block reads the whole table of items.
+_LEAST_USERS = 32
+
+
+def block_users(n_items: int, score_budget: int | None = None) -> int:
+    """Return how many users are scored at a time.
+
+    Parameters
+    ----------
+    n_items
+        Scores of a user.
+    score_budget
+        Bound on the scores; :data:`SCORE_BUDGET`, or that of 32 users if it is larger, if None.
+
+    Examples
+    --------
+    >>> block_users(12_000), block_users(2_000_000), block_users(2_000_000, 2**23)
+    (699, 32, 4)
+    """
+    if score_budget is None:
+        return max(_LEAST_USERS, SCORE_BUDGET // max(n_items, 1))
+    return max(2, score_budget // max(n_items, 1))
+
 
 @runtime_checkable
 class Scorer(Protocol):
@@ -67,7 +91,7 @@ def check_shape(scorer: Scorer, pairs: Interactions, name: str) -> None:
 
 
 def score_blocks(
-    scorer: Scorer, users: LongArray, *, score_budget: int = SCORE_BUDGET
+    scorer: Scorer, users: LongArray, *, score_budget: int | None = None
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield the scores of ``users`` block by block, with the place of each block in ``users``.
 
@@ -79,7 +103,9 @@ def score_blocks(
         Bound on the scores of one block (users times items); at least two users are scored at
         a time, and the last user never alone, because libraries multiply a single row by
         another kernel whose rounding can break or make a tie. It changes memory and speed, and
-        a result by no more than the rounding of the model's own products.
+        a result by no more than the rounding of the model's own products. None takes what
+        :func:`block_users` says. Where a GPU runs out of memory the block is halved and asked for
+        again, and so are those that follow.
 
     Raises
     ------
@@ -87,9 +113,11 @@ def score_blocks(
         If a block has the wrong shape or type or holds NaN, naming the first user with one, or
         if ``score_budget`` is below 1.
     """
-    if isinstance(score_budget, bool) or not isinstance(score_budget, int) or score_budget < 1:
+    if score_budget is not None and (
+        isinstance(score_budget, bool) or not isinstance(score_budget, int) or score_budget < 1
+    ):
         raise UsageError(f"score_budget must be a whole number of at least 1, got {score_budget}.")
-    step = max(2, score_budget // max(scorer.n_items, 1))
+    step = block_users(scorer.n_items, score_budget)
     start = 0
     while start < len(users):
         stop = min(start + step, len(users))
@@ -98,11 +126,26 @@ def score_blocks(
         place = slice(start, stop)
         numbers = users[place]
         # Only around the call: a context held over a yield would leak into the caller.
-        with torch.no_grad():
-            block = scorer.score(np.repeat(numbers, 2) if len(numbers) == 1 else numbers)
+        try:
+            with torch.no_grad():
+                block = scorer.score(np.repeat(numbers, 2) if len(numbers) == 1 else numbers)
+        except torch.cuda.OutOfMemoryError:
+            step = smaller(step, least=2)
+            continue
         _check_block(block, numbers, scorer.n_items)
         yield place, block.detach()[: len(numbers)]
         start = stop
+
+
+def smaller(users: int, *, least: int = 1) -> int:
+    """Return half as many users, after a GPU ran out of memory.
+
+    To be called while the error is handled: where there are no fewer users than ``least``, it is
+    raised again.
+    """
+    if users <= least:
+        raise
+    return max(least, users // 2)
 
 
 def _check_block(block: torch.Tensor, users: LongArray, n_items: int) -> None:

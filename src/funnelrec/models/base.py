@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -34,12 +34,14 @@ from funnelrec.common.random import stream
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.data.histories import Histories
 from funnelrec.data.interactions import LongArray
+from funnelrec.data.sizes import Sizes
 from funnelrec.evaluation.masking import masked_pairs, resolve_masks
-from funnelrec.evaluation.ranking import check_length, top_k
+from funnelrec.evaluation.ranking import check_length, iter_top_k
 from funnelrec.evaluation.scoring import Scorer, checked_users
 from funnelrec.models.folding import FoldedUsers
 from funnelrec.models.space import SearchSpace
 from funnelrec.training.progress import ProgressStyle
+from funnelrec.training.sampling import check_at_least_one
 
 ENTRY_POINTS = "funnelrec.models"
 _METADATA = "funnelrec"
@@ -47,6 +49,12 @@ UnknownUsers = Literal["error", "skip"]
 UnknownItems = Literal["error", "skip"]
 UNKNOWN_USERS: tuple[UnknownUsers, ...] = get_args(UnknownUsers)
 UNKNOWN_ITEMS: tuple[UnknownItems, ...] = get_args(UnknownItems)
+
+RECOMMENDED_ROWS = 2**19
+"""Rows of a block of :meth:`Recommender.recommend_blocks` unless told otherwise: about 12 MiB."""
+
+# A float32 value and its indices; profiles, their transpose, and what a sum of two holds.
+_SPARSE_ENTRY, _SPARSE_COPIES = 12, 5
 
 
 @dataclass(frozen=True)
@@ -195,6 +203,23 @@ class Recommender(ABC, Generic[SettingsT]):
     @abstractmethod
     def _restore(self, state: Mapping[str, Tensor], data: TrainingData) -> None:
         """Take back what :meth:`_state` returned; ``data`` is what the model was fitted on."""
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes that fitting takes beside the data, by what they are for.
+
+        An estimate on the safe side, before any data are read; a command refuses what does not
+        fit. This one is that of a model of sparse matrices of all behaviors.
+
+        Parameters
+        ----------
+        sizes
+            Users, items and pairs of the training data.
+        """
+        return {"matrices": _SPARSE_COPIES * _SPARSE_ENTRY * sizes.edges + 32 * sizes.nodes}
+
+    def scoring_memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes that a restored model takes beside the data and its stored file."""
+        return {"matrices": _SPARSE_ENTRY * sizes.edges + 16 * sizes.nodes}
 
     def _fold_in(self, histories: Histories) -> Tensor:
         """Return the scores of all items for users by what they did.
@@ -381,8 +406,51 @@ class Recommender(ABC, Generic[SettingsT]):
         CapabilityError
             If a history is given to a model that cannot fold users in.
         """
+        blocks = self.recommend_blocks(
+            users,
+            k=k,
+            exclude=exclude,
+            unknown_users=unknown_users,
+            history=history,
+            unknown_items=unknown_items,
+        )
+        return pl.concat(blocks)
+
+    def recommend_blocks(
+        self,
+        users: Iterable[Any] | pl.Series | None = None,
+        *,
+        k: int = 10,
+        exclude: str | Sequence[str] = ("train-target", "validation"),
+        unknown_users: UnknownUsers = "error",
+        history: Any = None,
+        unknown_items: UnknownItems = "error",
+        rows: int = RECOMMENDED_ROWS,
+    ) -> Iterator[pl.DataFrame]:
+        """Return what :meth:`recommend` returns in blocks of users, for more than memory holds.
+
+        Arguments are checked before this returns; the work is done as the blocks are taken.
+
+        Parameters
+        ----------
+        users, k, exclude, unknown_users, history, unknown_items
+            As in :meth:`recommend`.
+        rows
+            A block ends with the user who brings it to so many rows or more, at least 1.
+
+        Returns
+        -------
+        iterator of polars.DataFrame
+            At least one; laid one below the other they are the whole.
+
+        Raises
+        ------
+        UsageError, CapabilityError
+            As :meth:`recommend` does.
+        """
         data = self.data
         check_length(k)
+        check_at_least_one(rows=rows)
         for name, policy, known in (
             ("unknown_users", unknown_users, UNKNOWN_USERS),
             ("unknown_items", unknown_items, UNKNOWN_ITEMS),
@@ -403,17 +471,42 @@ class Recommender(ABC, Generic[SettingsT]):
         else:
             numbers = self._numbers(users, unknown_users)
             ids, masks = data.user_ids.decode(numbers), masked_pairs(chosen, data)
-        items, scores = top_k(scorer, numbers, min(int(k), data.n_items), masks=masks)
-        kept = items >= 0
-        row, place = np.nonzero(kept)
-        return pl.DataFrame(
-            {
-                USER: ids.gather(row),
-                ITEM: data.item_ids.decode(items[kept]),
-                SCORE: scores[kept].astype(np.float32),
-                RANK: (place + 1).astype(np.int32),
-            }
-        )
+        length = min(int(k), data.n_items)
+        return self._listed(iter_top_k(scorer, numbers, length, masks=masks), ids, rows)
+
+    def _listed(
+        self,
+        lists: Iterator[tuple[LongArray, LongArray, npt.NDArray[np.floating]]],
+        ids: pl.Series,
+        rows: int,
+    ) -> Iterator[pl.DataFrame]:
+        """Yield lists of users, whose identifiers are ``ids``, as frames of so many rows."""
+        parts: list[pl.DataFrame] = []
+        done = height = 0
+        whole = False
+        for users, items, scores in lists:
+            kept = items >= 0
+            row, place = np.nonzero(kept)
+            part = pl.DataFrame(
+                {
+                    USER: ids[done : done + len(users)].gather(row),
+                    ITEM: self.data.item_ids.decode(items[kept]),
+                    SCORE: scores[kept].astype(np.float32),
+                    RANK: (place + 1).astype(np.int32),
+                }
+            )
+            parts.append(part)
+            done, height = done + len(users), height + part.height
+            if height >= rows:
+                yield pl.concat(parts, rechunk=True)
+                parts, height, whole = [], 0, True
+        if parts or not whole:
+            nobody = pl.DataFrame(
+                {USER: ids.clear(), ITEM: self.data.item_ids.values.clear()},
+            ).with_columns(
+                pl.Series(SCORE, [], dtype=pl.Float32), pl.Series(RANK, [], dtype=pl.Int32)
+            )
+            yield pl.concat(parts or [nobody], rechunk=True)
 
     def similar_items(self, item: Any, *, k: int = 10) -> pl.DataFrame:
         """Return the items most like one item, in the measure of this model.

@@ -19,6 +19,7 @@ from funnelrec.common.config import Config
 from funnelrec.common.errors import CapabilityError, ConfigError
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.histories import Histories
+from funnelrec.data.sizes import Sizes
 from funnelrec.graph.neighbors import product_blocks
 from funnelrec.models.base import Capabilities, FitOptions, register
 from funnelrec.models.space import PerAuxiliary, Range, SearchSpace
@@ -116,6 +117,10 @@ class EASE(WeightedRecommender[EASESettings]):
                 f"ease keeps a dense matrix of items x items: {needed}, and this machine has "
                 f"{installed / _GIB:.1f} GiB; {others}."
             )
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of the one dense matrix, too."""
+        return {**super().memory(sizes), "items x items": ease_memory(sizes.n_items)}
 
     def _fit(self, data: TrainingData, options: FitOptions) -> None:
         # An earlier fit's matrix goes before the next one is made.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import scipy.sparse as sp
@@ -17,6 +17,7 @@ from funnelrec.common.random import derived_seed
 from funnelrec.common.version import __version__
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import Interactions
+from funnelrec.data.sizes import Sizes
 from funnelrec.evaluation.evaluate import RankingValidator
 from funnelrec.evaluation.scoring import Scorer
 from funnelrec.graph.adjacency import Adjacency, Normalization
@@ -27,6 +28,13 @@ from funnelrec.training.history import History
 from funnelrec.training.loop import TrainingSettings, train
 from funnelrec.training.progress import reporter
 from funnelrec.training.sampling import Sampler, Triples
+
+# Rows of embeddings that a training example keeps until its gradient is known; bytes of a pair
+# among those that draws are made from: its key, its place among the absent ones, and an epoch's.
+_ROWS, _DRAWN = 32, 40
+
+# Bytes of an edge in both directions, and of one of a graph that is being built.
+_EDGE, _BUILT = 16, 56
 
 Init = Literal["normal", "xavier", "small"]
 
@@ -162,6 +170,35 @@ class GradientRecommender(Recommender[GradientT], Generic[GradientT, NetworkT]):
     @abstractmethod
     def _adopt(self, network: NetworkT, data: TrainingData) -> None:
         """Keep what the trained network knows; called once, without gradients."""
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of two tables, their training, a batch, and what draws it.
+
+        A model with a setting ``layers`` is taken to propagate the tables over a graph of every
+        behavior that it reads.
+        """
+        config: Any = self.config
+        tables = 4 * config.dim * sizes.nodes
+        names = tuple(sizes.pairs) if self.capabilities.uses_auxiliary else (sizes.target,)
+        layers, graphs = getattr(config, "layers", None), {}
+        if layers is not None:
+            graphs["graphs"] = graphs_memory(sizes, names)
+            graphs["propagation"] = propagation_memory(
+                tables,
+                graphs=len(names),
+                layers=layers if isinstance(layers, int) else 4,
+                normalize_layers=getattr(config, "normalize_layers", False),
+            )
+        return {
+            "parameters": tables,
+            "gradients": tables,
+            "optimizer": 2 * tables,
+            # The state at the best epoch, where validation chooses one.
+            "best epoch": tables if sizes.validation else 0,
+            "activations": 4 * config.dim * _ROWS * config.batch_size,
+            "sampling": _DRAWN * sizes.edges,
+            **graphs,
+        }
 
     def _fit(self, data: TrainingData, options: FitOptions) -> None:
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "weights"))
@@ -300,3 +337,38 @@ def table(rows: int, dim: int, init: Init, generator: torch.Generator) -> nn.Par
         return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, dim), generator=generator))
     deviation = 0.1 if init == "normal" else 0.01
     return nn.Parameter(torch.randn(rows, dim, generator=generator) * deviation)
+
+
+def graphs_memory(sizes: Sizes, names: Sequence[str]) -> int:
+    """Return the bytes of graphs of these behaviors, and of building the largest.
+
+    An edge is a number and a value in both directions.
+    """
+    edges = [sizes.pairs[name] for name in names]
+    return _EDGE * sum(edges) + _BUILT * max(edges, default=0) + 8 * sizes.nodes * len(edges)
+
+
+def propagation_memory(tables: int, *, graphs: int, layers: int, normalize_layers: bool) -> int:
+    """Return the bytes of a propagation and its gradient, beyond parameters and their gradient.
+
+    Parameters
+    ----------
+    tables
+        Bytes of layer 0, users and items.
+    graphs, layers, normalize_layers
+        As in :func:`funnelrec.graph.propagation.propagate`.
+    """
+    if not layers:
+        return 3 * graphs * tables
+    kept = graphs * layers if normalize_layers else 0
+    # Results of every graph, their gradient and its share of the mean; two layers and two of the
+    # gradient.
+    return (3 * graphs + kept + 4) * tables
+
+
+def contrast_memory(rows: int) -> int:
+    """Return the bytes of comparing so many rows with each other in both directions.
+
+    Products, what their softmax keeps, and the gradients of both.
+    """
+    return 4 * 4 * rows * rows

@@ -15,6 +15,7 @@ from funnelrec.common.optional import require
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.histories import Histories
+from funnelrec.data.sizes import Sizes
 from funnelrec.models.base import Capabilities, FitOptions, register
 from funnelrec.models.products import ProductRecommender
 from funnelrec.models.space import Choice, PerAuxiliary, Range, SearchSpace
@@ -72,6 +73,10 @@ class IALS(ProductRecommender[IALSSettings], WeightedRecommender[IALSSettings]):
         "iterations": Choice(10, 15, 20),
         "weights": PerAuxiliary(Range(0.01, 3.0, log=True)),
     }
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of two copies of the factors, too."""
+        return {**super().memory(sizes), "factors": 2 * 4 * self.config.dim * sizes.nodes}
 
     def _fit(self, data: TrainingData, options: FitOptions) -> None:
         als = require("implicit.cpu.als", "baselines")

@@ -11,6 +11,7 @@ from torch import Tensor
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.histories import Histories
+from funnelrec.data.sizes import Sizes
 from funnelrec.models.base import Capabilities, FitOptions, Recommender, register
 
 
@@ -39,6 +40,14 @@ class Popularity(Recommender[PopularitySettings]):
         self._items = torch.from_numpy(data.purchases.item_degrees.astype("float32")).to(
             self.device
         )
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of one number an item."""
+        return {"counts": 16 * sizes.n_items}
+
+    def scoring_memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of one number an item."""
+        return {"counts": 4 * sizes.n_items}
 
     def _score(self, users: Tensor) -> Tensor:
         return self._items.expand(len(users), -1).clone()

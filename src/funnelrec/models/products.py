@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.sizes import Sizes
 from funnelrec.models.base import Recommender, SettingsT
 
 
@@ -34,6 +35,10 @@ class ProductRecommender(Recommender[SettingsT]):
         """
         _ = self.data
         return self._users, self._items
+
+    def scoring_memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return nothing: the stored file is the embeddings."""
+        return {}
 
     def _score(self, users: Tensor) -> Tensor:
         return self._users[users] @ self._items.T

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.sizes import Sizes
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.graph.folding import FrozenItems
 from funnelrec.graph.propagation import Combination, propagate
 from funnelrec.models.base import Capabilities, FitOptions, register
-from funnelrec.models.gradient import Graphs, Init, TableNetwork
+from funnelrec.models.gradient import Graphs, Init, TableNetwork, contrast_memory
 from funnelrec.models.propagated import PropagatedRecommender
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.models.substitution import (
@@ -359,6 +360,12 @@ class RMBRec(PropagatedRecommender[RMBRecSettings]):
     def reads(self) -> tuple[str, ...]:
         """The auxiliary behaviors that were not removed, and the target."""
         return self.data.without(*self.config.without).chain
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of the pairs of users that a batch aligns, too."""
+        aligned = contrast_memory(min(self.config.batch_size, sizes.n_users))
+        others = len(sizes.pairs) - 1 - len(self.config.without)
+        return {**super().memory(sizes), "alignment": max(0, others) * aligned}
 
     def frozen(self, graph: Adjacency, users: Tensor, items: Tensor) -> FrozenItems:
         """Return the item side of one behavior's view."""

@@ -11,15 +11,18 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from funnelrec.common.capacity import MemoryReport
 from funnelrec.common.errors import CapabilityError, DataError, UsageError
 from funnelrec.common.files import make_folder, read_json, write_json
 from funnelrec.data.dataset import Dataset
+from funnelrec.data.sizes import Sizes
 from funnelrec.evaluation.conversion_calibration import ConversionCalibration, calibrate_conversion
 from funnelrec.evaluation.evaluate import Evaluation, evaluate
 from funnelrec.evaluation.evidence import EvidenceModel
 from funnelrec.evaluation.masking import Split
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.models.base import FitOptions, Recommender, registry
+from funnelrec.models.memory import check_scoring
 from funnelrec.training.history import History
 from funnelrec.training.progress import ProgressStyle
 
@@ -303,11 +306,7 @@ def load_run(path: str | Path, *, dataset: str | Path | None = None, device: str
     """
     path = Path(path)
     record = load_record(path)
-    place = Path(dataset) if dataset is not None else Path(record.dataset)
-    if not place.exists():
-        raise DataError(
-            f"the data set of this run is not at {place}; say where it is with --dataset."
-        )
+    place = _place(record, dataset)
     data = Dataset.load(place)
     if data.fingerprint != record.fingerprint:
         raise DataError(
@@ -321,6 +320,43 @@ def load_run(path: str | Path, *, dataset: str | Path | None = None, device: str
     history = _stored(path / HISTORY, History)
     calibration = _stored(path / CALIBRATION, ConversionCalibration)
     return Run(path, record, model, data, history, calibration)
+
+
+def check_run(
+    path: str | Path, what: str, *, dataset: str | Path | None = None, device: str = "auto"
+) -> MemoryReport:
+    """Return the memory that work with a stored run takes, or refuse it.
+
+    Records are read, and neither model nor data.
+
+    Parameters
+    ----------
+    path, dataset, device
+        As in :func:`load_run`.
+    what
+        The work, for the message.
+
+    Raises
+    ------
+    CapacityError
+        If it does not fit, with the numbers and what can be done.
+    DataError
+        If the folder is no finished run or its data set is missing.
+    """
+    path = Path(path)
+    record = load_record(path)
+    place = _place(record, dataset)
+    model = registry.get(record.model)(record.config, seed=record.seed, device=device)
+    return check_scoring(model, Sizes.read(place), path / MODEL, what)
+
+
+def _place(record: RunRecord, dataset: str | Path | None) -> Path:
+    place = Path(dataset) if dataset is not None else Path(record.dataset)
+    if not place.exists():
+        raise DataError(
+            f"the data set of this run is not at {place}; say where it is with --dataset."
+        )
+    return place
 
 
 RecordT = TypeVar("RecordT", bound=BaseModel)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.sizes import Sizes
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.graph.folding import FrozenItems
 from funnelrec.graph.propagation import propagate, row_normalize, sparse_product
@@ -21,6 +22,7 @@ from funnelrec.models.gradient import (
     Init,
     TableNetwork,
     bpr_of_rows,
+    contrast_memory,
     triple_rows,
 )
 from funnelrec.models.propagated import PropagatedRecommender
@@ -179,6 +181,15 @@ class SimGCL(PropagatedRecommender[SimGCLSettings]):
         "cl_weight": Range(0.01, 1.0, log=True),
         "eps": Range(0.03, 0.3, log=True),
     }
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of the noisy encodings and of the contrasted pairs of a batch, too."""
+        config = self.config
+        return {
+            **super().memory(sizes),
+            "noise": 8 * 4 * config.dim * sizes.nodes,
+            "contrast": contrast_memory(min(config.batch_size, sizes.n_users)) * 2,
+        }
 
     def frozen(self, graph: Adjacency, users: Tensor, items: Tensor) -> FrozenItems:
         """Return the item side of the purchase graph, layer 0 of users left out."""

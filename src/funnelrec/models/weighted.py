@@ -17,6 +17,8 @@ from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.histories import Histories
 from funnelrec.data.profiles import behavior_weights, weighted_profiles, weighted_sum
+from funnelrec.data.sizes import Sizes
+from funnelrec.graph.neighbors import PRODUCT_BUDGET
 from funnelrec.models.base import FitOptions, Recommender
 
 Weights = Annotated[
@@ -35,6 +37,10 @@ class WeightedSettings(Config):
         "it out.",
     )
 
+
+# Bytes of a neighbor: a value and its indices, in blocks, whole and transposed. Bytes of an entry
+# of a product: what is compared, its place, and what is kept of it.
+_JOINED, _PRODUCT = 40, 40
 
 WeightedT = TypeVar("WeightedT", bound=WeightedSettings)
 
@@ -72,6 +78,15 @@ class SparseSimilarityRecommender(WeightedRecommender[WeightedT]):
 
     _profiles: sp.csr_array
     _similar: sp.csr_array
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of the neighborhoods while they are joined, and of a block, too."""
+        most = min(getattr(self.config, "neighbors", sizes.n_items), sizes.n_items)
+        return {
+            **super().memory(sizes),
+            "neighborhoods": _JOINED * most * sizes.n_items,
+            "products": _PRODUCT * min(PRODUCT_BUDGET, sizes.n_items**2),
+        }
 
     @abstractmethod
     def similarity(self, profiles: sp.csr_array) -> sp.csr_array:

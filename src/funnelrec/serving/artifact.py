@@ -12,6 +12,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
+from funnelrec.common.capacity import MemoryReport
 from funnelrec.common.errors import DataError
 from funnelrec.common.files import atomic_folder, read_json, write_json
 from funnelrec.data.dataset import (
@@ -21,10 +22,12 @@ from funnelrec.data.dataset import (
     save_training,
     training_parts,
 )
+from funnelrec.data.sizes import Sizes
 from funnelrec.evaluation.conversion_calibration import ConversionCalibration
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.models.base import Recommender, registry
-from funnelrec.models.runs import CALIBRATION, MODEL, Run, load_record, load_run
+from funnelrec.models.memory import check_scoring
+from funnelrec.models.runs import CALIBRATION, MODEL, Run, check_run, load_record, load_run
 from funnelrec.serving.scoring_graph import ONNX_FILE, GraphRecord, check_onnx, write_onnx
 from funnelrec.serving.vector_index import ANN_FILE, IndexRecord, check_ann, write_index
 
@@ -334,6 +337,39 @@ def load_recommender(
     if stored:
         return load_artifact(path, device=device).model
     return load_run(path, dataset=dataset, device=device).model
+
+
+def check_memory_of(
+    path: str | Path, what: str, *, dataset: str | Path | None = None, device: str = "auto"
+) -> MemoryReport:
+    """Return the memory that work with a run or an artifact takes, or refuse it.
+
+    Parameters
+    ----------
+    path, dataset, device
+        As in :func:`load_recommender`.
+    what
+        The work, for the message.
+
+    Raises
+    ------
+    CapacityError
+        If it does not fit, with the numbers and what can be done.
+    DataError
+        If the folder is neither, or a file of it is missing.
+    """
+    if not is_artifact(path):
+        return check_run(path, what, dataset=dataset, device=device)
+    record = load_artifact_record(path)
+    model = registry.get(record.model)(record.config, seed=record.seed, device=device)
+    sizes = Sizes.stored(
+        path,
+        shape=(record.dataset.users, record.dataset.items),
+        behaviors=record.dataset.behaviors,
+        target=record.dataset.target,
+        stems=record.dataset.parts,
+    )
+    return check_scoring(model, sizes, Path(path) / MODEL, what)
 
 
 def _verify(folder: Path, name: str, stored: StoredFile) -> None:
