@@ -20,6 +20,7 @@ CALLS = (
     ("exchange.py", ("run",), ("tmall41k_no_view",)),
     ("funnel.py", ("run",), ("taobao15k", "taobao48k_no_view", "tmall41k_no_view")),
     ("simple_search.py", ("search", "--work", "searches"), ("taobao15k",)),
+    ("baselines.py", ("run",), ("taobao15k", "tmall41k_no_view")),
     ("fold_in.py", (), ("taobao15k",)),
     ("serve_load.py", (), ("taobao15k",)),
 )
