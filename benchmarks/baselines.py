@@ -13,7 +13,6 @@ benchmarks/results/baselines.jsonl; a second call repeats none of them.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -169,8 +168,12 @@ def table() -> None:
 
 
 def _title(row: dict[str, Any]) -> str:
-    preset = "" if row["preset"] == "default" else f", {row['preset']}"
-    return f"{row['model']}{preset}{f', penalty {row['penalty']:g}' * bool(row['penalty'])}"
+    parts = [row["model"]]
+    if row["preset"] != "default":
+        parts.append(row["preset"])
+    if row["penalty"]:
+        parts.append(f"penalty {row['penalty']:g}")
+    return ", ".join(parts)
 
 
 def _ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
