@@ -151,7 +151,8 @@ def test_kill_9_in_the_middle_and_resume_gives_the_same_file(
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_model_is_what_validation_selected(tiny_dataset: Dataset, name: str) -> None:
-    model = trained(name, metric="recall@5", learning_rate=0.02).fit(tiny_dataset)
+    model = trained(name, metric="recall@5", learning_rate=0.02, evaluate_every=1)
+    model.fit(tiny_dataset)
     history = model.history
     assert history.metric == "recall@5"
     values = [record.validation["recall@5"] for record in history.records]

@@ -155,3 +155,35 @@ def test_among_all_is_its_definition_with_gradients(budget: int) -> None:
         torch.autograd.grad((found * weight).sum(), (anchor, view)),
         torch.autograd.grad((expected * weight).sum(), (anchor, view)),
     )
+
+
+@pytest.mark.parametrize("budget", [1, 20, 10**6])
+@pytest.mark.parametrize("logit", [-math.inf, 0.0])
+def test_rows_left_out_are_no_negatives(budget: int, logit: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    anchor = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    view = torch.randn(6, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    places, left_out = torch.tensor([0, 4, 5]), torch.tensor([[1, 2], [-1, -1], [0, -1]])
+    found = info_nce_among_all(
+        anchor,
+        view,
+        places,
+        temperature=0.3,
+        left_out=left_out,
+        left_out_logit=logit,
+        budget=budget,
+    )
+    expected = []
+    for row, place in enumerate(places.tolist()):
+        total = torch.zeros((), dtype=torch.float64)
+        for other in range(6):
+            cosine = torch.cosine_similarity(anchor[row], view[other], dim=0) / 0.3
+            total = total + math.exp(logit) if other in left_out[row] else total + cosine.exp()
+            if other == place:
+                positive = cosine.exp()
+        expected.append(-torch.log(positive / total))
+    torch.testing.assert_close(found, torch.stack(expected))
+    torch.testing.assert_close(
+        torch.autograd.grad(found.sum(), [anchor, view]),
+        torch.autograd.grad(torch.stack(expected).sum(), [anchor, view]),
+    )

@@ -55,6 +55,8 @@ def info_nce_among_all(
     places: Tensor,
     *,
     temperature: float,
+    left_out: Tensor | None = None,
+    left_out_logit: float = -torch.inf,
     budget: int = LOGIT_BUDGET,
 ) -> Tensor:
     r"""Return the InfoNCE loss of each anchor against every row of a view.
@@ -73,6 +75,11 @@ def info_nce_among_all(
         pi, the row of the view that belongs to each anchor, int64, shape ``(n,)``.
     temperature
         T, above 0.
+    left_out
+        Rows of the view that are no negatives of an anchor, int64, shape ``(n, k)``, -1 for none;
+        never the anchor's own. None at all if not given.
+    left_out_logit
+        What stands for them in the sum: minus infinity leaves them out, 0 counts each as 1.
     budget
         Logits held at one time (a single anchor may exceed it); the backward pass computes each
         block again. Memory, never the result.
@@ -94,16 +101,56 @@ def info_nce_among_all(
     positive = (mine * others[places]).sum(dim=-1) / temperature
     size = max(1, budget // max(len(view), 1))
     blocks = torch.split(mine, size)
+    without = [None] * len(blocks) if left_out is None else torch.split(left_out, size)
     if len(blocks) == 1:
-        return _log_sum(mine, others, temperature) - positive
+        return _log_sum(mine, others, temperature, left_out, left_out_logit) - positive
     sums = [
-        checkpoint(_log_sum, block, others, temperature, use_reentrant=False) for block in blocks
+        checkpoint(_log_sum, block, others, temperature, part, left_out_logit, use_reentrant=False)
+        for block, part in zip(blocks, without, strict=True)
     ]
     return torch.cat(sums) - positive
 
 
-def _log_sum(mine: Tensor, others: Tensor, temperature: float) -> Tensor:
-    return torch.logsumexp(mine @ others.T / temperature, dim=1)
+def _log_sum(
+    mine: Tensor, others: Tensor, temperature: float, left_out: Tensor | None, logit: float
+) -> Tensor:
+    logits = mine @ others.T / temperature
+    if left_out is not None:
+        # One column more takes what is no row.
+        places = torch.where(left_out < 0, len(others), left_out)
+        logits = F.pad(logits, (0, 1)).scatter(1, places, logit)[:, :-1]
+    return torch.logsumexp(logits, dim=1)
+
+
+def info_nce_with_own_view(anchor: Tensor, other: Tensor, *, temperature: float) -> Tensor:
+    r"""Return the InfoNCE loss against the other rows of both views.
+
+    .. math:: -\frac1n\sum_u \log\frac{\exp(\cos(a_u, o_u)/T)}
+       {\sum_{u'}\exp(\cos(a_u, o_{u'})/T) + \sum_{u' \ne u}\exp(\cos(a_u, a_{u'})/T)}
+
+    Parameters
+    ----------
+    anchor, other
+        Two views of n rows, shape ``(n, d)``, n at least 1.
+    temperature
+        T, above 0.
+
+    References
+    ----------
+    Zhu et al., "Deep Graph Contrastive Representation Learning", 2020.
+
+    Examples
+    --------
+    >>> views = torch.eye(4)
+    >>> expected = torch.log(1 + 2 * 3 * torch.exp(torch.tensor(-1 / 0.5)))
+    >>> bool(torch.isclose(info_nce_with_own_view(views, views, temperature=0.5), expected))
+    True
+    """
+    unit, against = _unit(anchor), _unit(other)
+    between, within = unit @ against.T / temperature, unit @ unit.T / temperature
+    own = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    logits = torch.cat([between, within.masked_fill(own, -torch.inf)], dim=1)
+    return (torch.logsumexp(logits, dim=1) - between.diagonal()).mean()
 
 
 def decoupled_alignment(view: Tensor, anchor: Tensor, *, temperature: float) -> Tensor:

@@ -1,0 +1,499 @@
+"""MBSSL: behaviors that hear each other, contrasted between and within, the main task leading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from funnelrec.common.config import Config
+from funnelrec.common.random import stream
+from funnelrec.data.dataset import TrainingData
+from funnelrec.graph.adjacency import Adjacency
+from funnelrec.graph.dropping import Dropping, dropped_graph
+from funnelrec.graph.propagation import sparse_product
+from funnelrec.graph.swing import swing_neighbors
+from funnelrec.models.base import Capabilities, register
+from funnelrec.models.gradient import (
+    EmbeddingRecommender,
+    GradientSettings,
+    Graphs,
+    Init,
+    TableNetwork,
+    dropped,
+    table,
+)
+from funnelrec.models.space import Range, SearchSpace
+from funnelrec.models.weighted import Weights
+from funnelrec.objectives.contrastive import info_nce_among_all
+from funnelrec.training.balancing import LeadingGradient
+from funnelrec.training.loop import METRIC_PATTERN
+from funnelrec.training.sampling import check_at_least_one
+from funnelrec.training.seeded import Seeded, SeededSampler
+
+_UNNAMED = 1 / 6
+_ATTENTION = 16
+_L2 = "l2"
+
+
+class MBSSLSettings(GradientSettings):
+    """Settings of MBSSL; defaults are the release's for Taobao."""
+
+    layers: int = Field(4, ge=1, description="Layers K.")
+    init: Init = Field("xavier", description="Xavier, or normal with standard deviation 0.1.")
+    batch_size: int = Field(512, ge=1, description="Users per step, with all of their pairs.")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Share of entries dropped after a layer.")
+    loss_weights: Weights = Field(
+        default_factory=lambda: {"cart": 4 / 6},
+        description="Weight c of a behavior's regression by its name; 1/6 for one not named.",
+    )
+    unseen_weight: float = Field(
+        0.01, ge=0, le=1, description="Weight w of a pair that is not there, beside 1."
+    )
+    l2: float = Field(
+        0.01, ge=0, description="Weight of half the squared rows of the batch's users, all items."
+    )
+    intra_weight: float = Field(
+        1.0, ge=0, description="Weight of the contrast of two thinned target graphs."
+    )
+    inter_weight: float = Field(
+        1.0, ge=0, description="Weight of the contrast of each auxiliary behavior with the target."
+    )
+    temperature: float = Field(0.2, gt=0, description="T of both contrasts.")
+    drop: Dropping = Field(
+        "nodes",
+        description="What a thinned target graph lacks: nodes (the release's default) or edges "
+        "(which the paper's figure shows).",
+    )
+    drop_ratio: float = Field(0.5, ge=0, le=1, description="Share of them that is dropped.")
+    similar_users: int = Field(
+        100, ge=0, description="Most similar users that are no negatives of a user; 0 for none."
+    )
+    similar_items: int = Field(
+        10, ge=0, description="Most similar items that are no negatives of an item; 0 for none."
+    )
+    similar: Literal["left-out", "counted-as-one"] = Field(
+        "left-out",
+        description="What becomes of them in the denominator: they are left out, or each adds "
+        "e^0, as the release computes.",
+    )
+    anchors: int | None = Field(
+        None,
+        ge=1,
+        description="Users, and items, whose contrast counts in a step, drawn among those of the "
+        "batch if there are more, and weighted up to match (ours); null takes all.",
+    )
+    swing_alpha: float = Field(1.0, gt=0, description="alpha of the similarity.")
+    swing_partners: int = Field(
+        16, ge=2, description="Partners of a node that the similarity looks at, drawn if more."
+    )
+    lead: bool = Field(
+        True, description="Let the main task lead the gradients; false adds them up as they are."
+    )
+    relax: float = Field(0.7, ge=0, le=1, description="rho: how far lengths are drawn together.")
+    memory: float = Field(0.9, ge=0, lt=1, description="beta of the running gradient lengths.")
+    epochs: int = Field(500, ge=1, description="Most passes over the users.")
+    evaluate_every: int = Field(5, ge=1, description="Epochs between two validations.")
+    patience: int = Field(
+        50, ge=1, description="Epochs without a better validation value; ten validations."
+    )
+    metric: str = Field(
+        "recall@10", pattern=METRIC_PATTERN, description="Validation metric that selects the epoch."
+    )
+
+
+@dataclass(frozen=True)
+class WholeRows:
+    """A batch of n users with all of their pairs in every behavior.
+
+    Parameters
+    ----------
+    users
+        int64, shape ``(n,)``, distinct, each with a purchase.
+    rows, items
+        Per behavior the pairs, as place of the user in the batch and item, int64.
+    anchors, anchor_items
+        Users and items of the purchases whose contrast counts, each once, int64.
+    bought, buyers
+        Purchases of each of these users, and by how many users of the batch each of these items
+        was bought, times how many of its kind an anchor stands for; float32.
+    """
+
+    users: Tensor
+    rows: tuple[Tensor, ...]
+    items: tuple[Tensor, ...]
+    anchors: Tensor
+    bought: Tensor
+    anchor_items: Tensor
+    buyers: Tensor
+
+    def to(self, device: torch.device) -> WholeRows:
+        """Return the batch on ``device``."""
+        return WholeRows(
+            self.users.to(device),
+            tuple(part.to(device) for part in self.rows),
+            tuple(part.to(device) for part in self.items),
+            self.anchors.to(device),
+            self.bought.to(device),
+            self.anchor_items.to(device),
+            self.buyers.to(device),
+        )
+
+
+class WholeRowSampler:
+    """Shuffles the users who bought something and gives each batch all of their pairs.
+
+    Parameters
+    ----------
+    data
+        Pairs of all behaviors.
+    batch_size
+        Users per batch, at least 1.
+    anchors
+        Most users, and most items, that stand for the batch in a contrast; all if not given.
+    seed
+        Seed of every draw.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(
+        self, data: TrainingData, *, batch_size: int, seed: int, anchors: int | None = None
+    ) -> None:
+        check_at_least_one(batch_size=batch_size)
+        self._anchors = anchors
+        self._parts = [data.interactions[name] for name in data.chain]
+        self._users = np.flatnonzero(data.purchases.user_degrees > 0)
+        self._batch_size, self._seed = batch_size, seed
+
+    @property
+    def n_batches(self) -> int:
+        """Batches per epoch."""
+        return -(-self._users.size // self._batch_size)
+
+    def epoch(self, number: int) -> Iterator[WholeRows]:
+        """Yield the batches of epoch ``number``; every user comes once."""
+        rng = stream(self._seed, "users", number)
+        users = rng.permutation(self._users)
+        for start in range(0, users.size, self._batch_size):
+            chosen = users[start : start + self._batch_size]
+            parts = [part.take(chosen) for part in self._parts]
+            distinct, buyers = np.unique(parts[-1].indices, return_counts=True)
+            contrasted = (
+                *self._some(chosen, parts[-1].user_degrees, rng),
+                *self._some(distinct, buyers, rng),
+            )
+            yield WholeRows(
+                torch.from_numpy(chosen),
+                tuple(torch.from_numpy(part.users.astype(np.int64)) for part in parts),
+                tuple(torch.from_numpy(part.indices.astype(np.int64)) for part in parts),
+                *contrasted,
+            )
+
+    def _some(
+        self, numbers: npt.NDArray[Any], counts: npt.NDArray[Any], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return some of the numbers and what each of them counts."""
+        weights = counts.astype(np.float32)
+        if self._anchors is not None and numbers.size > self._anchors:
+            chosen = rng.choice(numbers.size, self._anchors, replace=False)
+            weights = weights[chosen] * np.float32(numbers.size / self._anchors)
+            numbers = numbers[chosen]
+        return torch.from_numpy(numbers.astype(np.int64)), torch.from_numpy(weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Embeddings of users and items under each behavior, shapes ``(B, M, d)``, ``(B, N, d)``."""
+
+    users: Tensor
+    items: Tensor
+
+
+class MBSSLNetwork(TableNetwork):
+    """One pair of tables for all behaviors, a vector for each of them; the target is the last."""
+
+    similar_users: Tensor
+    similar_items: Tensor
+
+    def __init__(
+        self, config: MBSSLSettings, data: TrainingData, generator: torch.Generator
+    ) -> None:
+        super().__init__(data.shape, config, generator)
+        self.config, dim = config, config.dim
+        self.graphs = Graphs({name: data.interactions[name] for name in data.chain})
+        self.auxiliary = data.auxiliary
+        self.coefficients = [config.loss_weights.get(name, _UNNAMED) for name in data.chain]
+        kinds = len(data.chain)
+        self.relations = table(kinds, dim, "xavier", generator)
+        self.transforms, self.relation_transforms = (
+            nn.ParameterList(table(dim, dim, "xavier", generator) for _ in range(config.layers))
+            for _ in range(2)
+        )
+        self.keys = _stack(kinds, dim, _ATTENTION, generator)
+        self.queries = _stack(kinds, _ATTENTION, 1, generator)
+        rng = stream(int(torch.randint(2**62, (), generator=generator)), "swing")
+        matrix = data.seen.matrix()
+        for name, side, keep in (
+            ("similar_users", matrix, config.similar_users),
+            ("similar_items", matrix.T.tocsr(), config.similar_items),
+        ):
+            wanted = config.inter_weight > 0 and bool(self.auxiliary)
+            found = np.full((side.shape[0], 1), -1, dtype=np.int64)
+            if wanted and keep:
+                side.sort_indices()
+                found = swing_neighbors(
+                    side, keep, alpha=config.swing_alpha, most=config.swing_partners, rng=rng
+                )
+            self.register_buffer(name, torch.from_numpy(found), persistent=False)
+        self.lead = LeadingGradient(
+            2 + len(self.auxiliary),
+            len(list(self.parameters())),
+            relax=config.relax,
+            memory=config.memory,
+        )
+
+    def propagated(self, target: Adjacency, generator: torch.Generator | None = None) -> Views:
+        """Return the mean of layers 0 to K, with ``target`` for the graph of the target behavior.
+
+        Parameters
+        ----------
+        target
+            The graph of the purchases, or a part of it.
+        generator
+            Source of the dropout; there is none if not given.
+        """
+        graphs = (*self.graphs.all[:-1], target)
+        shape = (len(graphs), len(self.users) + len(self.items), self.config.dim)
+        layer = torch.cat([self.users, self.items]).expand(shape)
+        total, relations = layer, self.relations
+        sizes = [len(self.users), len(self.items)]
+        for transform, of_relations in zip(self.transforms, self.relation_transforms, strict=True):
+            heard = []
+            for place, graph in enumerate(graphs):
+                users, items = torch.split(layer[place], sizes)
+                sums = torch.cat(
+                    [
+                        sparse_product(graph.to_users, graph.to_items, items),
+                        sparse_product(graph.to_items, graph.to_users, users),
+                    ]
+                )
+                heard.append(F.leaky_relu((sums * relations[place]) @ transform))
+            layer = self._attend(torch.stack(heard))
+            if generator is not None:
+                layer = dropped(layer, self.config.dropout, generator)
+            total = total + layer
+            relations = relations @ of_relations
+        total = total / (self.config.layers + 1)
+        users, items = torch.split(total, sizes, dim=1)
+        return Views(users, items)
+
+    def _attend(self, heard: Tensor) -> Tensor:
+        """Return for each behavior a mixture of what all of them heard, (B, n, d) both."""
+        kinds, size, dim = heard.shape
+        # One product for all behaviors that listen, and one small product per node: as einsum of
+        # four axes it takes twice as long.
+        keys = self.keys.transpose(0, 1).reshape(dim, -1)
+        energies = torch.tanh(heard.reshape(-1, dim) @ keys).view(kinds, size, kinds, -1)
+        weights = torch.softmax((energies * self.queries[:, :, 0]).sum(dim=-1), dim=0)
+        mixed = torch.bmm(weights.permute(1, 2, 0), heard.transpose(0, 1))
+        return mixed.transpose(0, 1)
+
+    def relation_vectors(self) -> Tensor:
+        """Return the mean over layers of the vectors of the behaviors, shape ``(B, d)``."""
+        layer = total = self.relations
+        for transform in self.relation_transforms:
+            layer = layer @ transform
+            total = total + layer
+        return total / (self.config.layers + 1)
+
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        """Return users times the target's vector, and items, under the target behavior."""
+        views = self.propagated(self.graphs.all[-1])
+        return views.users[-1] * self.relation_vectors()[-1], views.items[-1]
+
+    def loss(self, seeded: Seeded[WholeRows]) -> Mapping[str, Tensor]:
+        """Return the terms of the loss of a batch of users, weighted; the main task first."""
+        config, batch = self.config, seeded.batch
+        generator = seeded.generator(self.users.device)
+        target = self.graphs.all[-1]
+        views = self.propagated(target, generator)
+        terms = {"main": self._regression(views, batch)}
+        if config.intra_weight:
+            one, other = (
+                self.propagated(
+                    dropped_graph(target, config.drop, config.drop_ratio, generator), generator
+                )
+                for _ in range(2)
+            )
+            terms["intra"] = config.intra_weight * (
+                self._contrast(one.users[-1], other.users[-1], batch.anchors, batch.bought)
+                + self._contrast(one.items[-1], other.items[-1], batch.anchor_items, batch.buyers)
+            )
+        if config.inter_weight:
+            for place, name in enumerate(self.auxiliary):
+                terms[f"inter {name}"] = config.inter_weight * (
+                    self._contrast(
+                        views.users[-1],
+                        views.users[place],
+                        batch.anchors,
+                        batch.bought,
+                        self.similar_users,
+                    )
+                    + self._contrast(
+                        views.items[-1],
+                        views.items[place],
+                        batch.anchor_items,
+                        batch.buyers,
+                        self.similar_items,
+                    )
+                )
+        if config.l2:
+            squares = views.users[:, batch.users].square().sum() + views.items.square().sum()
+            terms[_L2] = config.l2 * squares / 2
+        return terms
+
+    def backward(self, terms: Mapping[str, Tensor]) -> None:
+        """Fill the gradients: those of the tasks with the main one leading, the L2 term's as is."""
+        parameters = list(self.parameters())
+        if not self.config.lead:
+            torch.autograd.backward(torch.stack(list(terms.values())).sum())
+            return
+        gradients = {
+            name: torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+            for name, term in terms.items()
+        }
+        plain = gradients.pop(_L2, None)
+        led = self.lead(list(gradients.values()))
+        for place, parameter in enumerate(parameters):
+            size = None if plain is None else plain[place]
+            parts = [part for part in (led[place], size) if part is not None]
+            parameter.grad = torch.stack(parts).sum(dim=0) if parts else None
+
+    def _regression(self, views: Views, batch: WholeRows) -> Tensor:
+        """Return the regression of all pairs of these users in all behaviors, less a constant."""
+        unseen, vectors = self.config.unseen_weight, self.relation_vectors()
+        total = self.users.new_zeros(())
+        for place, coefficient in enumerate(self.coefficients):
+            users, items = views.users[place][batch.users], views.items[place]
+            vector = vectors[place]
+            everything = ((users.T @ users) * (items.T @ items) * torch.outer(vector, vector)).sum()
+            there = (users[batch.rows[place]] * items[batch.items[place]]) @ vector
+            seen = ((1 - unseen) * there.square() - 2 * there).sum()
+            total = total + coefficient * (unseen * everything + seen)
+        return total
+
+    def _contrast(
+        self,
+        anchors: Tensor,
+        view: Tensor,
+        numbers: Tensor,
+        counts: Tensor,
+        similar: Tensor | None = None,
+    ) -> Tensor:
+        """Return the contrast of some nodes with all nodes of a view, one summand per pair."""
+        losses = info_nce_among_all(
+            anchors[numbers],
+            view,
+            numbers,
+            temperature=self.config.temperature,
+            left_out=None if similar is None else similar[numbers],
+            left_out_logit=-torch.inf if self.config.similar == "left-out" else 0.0,
+        )
+        return (losses * counts).sum()
+
+
+def _stack(kinds: int, rows: int, columns: int, generator: torch.Generator) -> nn.Parameter:
+    drawn = [table(rows, columns, "xavier", generator).detach() for _ in range(kinds)]
+    return nn.Parameter(torch.stack(drawn))
+
+
+@register
+class MBSSL(EmbeddingRecommender[MBSSLSettings]):
+    r"""MBSSL: a graph network of behaviors that attend to each other, without negatives.
+
+    With one table X^0 of all nodes (M + N, d) for every behavior b, vectors :math:`r_b^0` and
+    normalised graphs :math:`A_b`, layer k of K:
+
+    .. math::
+        m_b &= \text{LeakyReLU}\big((A_b X_b^{k-1} \odot r_b^{k-1})\, W^k\big) \\
+        X_b^k &= \text{dropout}\Big(\sum_c \text{softmax}_c\big(\tanh(m_c S_b)\, s_b\big)\,
+        m_c\Big), \qquad r_b^k = r_b^{k-1} V^k \\
+        y_b(u, i) &= \sum_l u_{bl}\, i_{bl}\, r_{bl}
+
+    with :math:`S_b` (d, 16), :math:`s_b` (16, 1), and u, i, r the means over layers 0 to K. The
+    loss of a batch V of users is a sum:
+
+    .. math::
+        L_{main} &= \sum_b c_b \Big[\sum_{u \in V} \sum_{i} \alpha_{ui}^b (R_{ui}^b - y_b)^2 -
+        \text{const}\Big], \qquad \alpha = 1 \text{ where } R = 1, \text{ else } w \\
+        L_{intra} &= \sum_{(u, i)} \text{InfoNCE}(X', X'')_u + \text{InfoNCE}(X', X'')_i, \qquad
+        L_{inter}^b = \sum_{(u, i)} \text{InfoNCE}(X_t, X_b)_u + \text{InfoNCE}(X_t, X_b)_i
+
+    over the target pairs of V; X' and X'' come from two thinned target graphs, all nodes of the
+    view are in the denominators, and in :math:`L_{inter}` not those most like the anchor. Sums
+    over all items take (d, d) matrices, no negatives. The gradients are put together by
+    :class:`funnelrec.training.balancing.LeadingGradient`, the main task first; the L2 term's is
+    added as it is.
+
+    Reference: Xu et al., "Multi-behavior Self-supervised Learning for Recommendation", SIGIR
+    2023; release Scofield666/MBSSL.
+
+    Stated choices: similar nodes are truly left out (``similar``; the release lets each count
+    e^0). The release ships its similarities and not their formula, so Swing over the union of
+    behaviors is reconstructed, on ``swing_partners`` partners of a node. Thinned graphs are drawn
+    for every step (for every epoch in the release). Users' pairs are not cut at a length. The last,
+    smaller batch takes part. The running lengths cover every parameter; one that a task does not
+    reach keeps the plain sum. Scores are judged on validation pairs (on test pairs in the
+    release). ``preset="beibei"`` has the release's settings for Beibei. No fold-in.
+    """
+
+    name = "mbssl"
+    summary = "Behaviors that attend to each other, contrasted; no negatives; the main task leads."
+    reference = "Xu et al., SIGIR 2023"
+    builds_on = "lightgcn"
+    adds = "attention between behaviors, regression on all pairs, contrasts, led gradients"
+    reconstructed = "the similarity of nodes: Swing over the union of all behaviors"
+    Settings: ClassVar[type[Config]] = MBSSLSettings
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        trained_by_gradient=True, uses_auxiliary=True
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "paper": {},
+        "release": {"similar": "counted-as-one"},
+        "beibei": {
+            "batch_size": 256,
+            "loss_weights": {"view": 0.0, "cart": 5 / 6},
+            "unseen_weight": 0.1,
+            "l2": 10.0,
+            "temperature": 0.5,
+            "similar_users": 10,
+        },
+        "practical": {"layers": 2, "batch_size": 1024, "anchors": 256},
+    }
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": Range(3e-4, 5e-3, log=True),
+        "layers": Range(1, 4),
+        "unseen_weight": Range(1e-3, 0.5, log=True),
+        "l2": Range(1e-3, 10.0, log=True),
+        "temperature": Range(0.1, 1.0, log=True),
+    }
+
+    def network(self, data: TrainingData, generator: torch.Generator) -> MBSSLNetwork:
+        """Return freshly drawn tables and weights over one graph per behavior."""
+        return MBSSLNetwork(self.config, data, generator)
+
+    def sampler(self, data: TrainingData) -> SeededSampler:
+        """Return shuffled users with all of their pairs."""
+        config = self.config
+        users = WholeRowSampler(
+            data, batch_size=config.batch_size, anchors=config.anchors, seed=self.seed
+        )
+        return SeededSampler(users, seed=self.seed)
