@@ -120,9 +120,8 @@ def slow_loss(made: COPFNetwork, data: TrainingData, drawn: BehaviorPairs) -> di
         weight = config.coefficients.get(order(data)[a], 1 / 3)
         ranking = ranking + 3 * weight * torch.stack(terms).mean()
 
-    def powers(x: Tensor, others: Tensor) -> Tensor:
-        cosines = torch.stack([x @ other / (x.norm() * other.norm()) for other in others])
-        return torch.exp(cosines / config.temperature)
+    def power(x: Tensor, other: Tensor) -> Tensor:
+        return torch.exp(x @ other / (x.norm() * other.norm()) / config.temperature)
 
     bought = drawn.triples[-1]
     for user, item in zip(bought.users.tolist(), bought.positives.tolist(), strict=True):
@@ -132,8 +131,11 @@ def slow_loss(made: COPFNetwork, data: TrainingData, drawn: BehaviorPairs) -> di
                 (user, user, of_users),
                 (data.n_users + item, item, of_items),
             ):
-                found = powers(vectors[-1][place], rows)
-                contrast = contrast - torch.log(found[row] / found.sum())
+                own = bought.users if place == row else bought.positives
+                others = set(own.tolist()) if config.contrast_among == "batch" else range(len(rows))
+                anchor = vectors[-1][place]
+                total = torch.stack([power(anchor, rows[other]) for other in others]).sum()
+                contrast = contrast - torch.log(power(anchor, rows[row]) / total)
     size = sum(part.square().sum() for part in (made.users, made.items, made.gate, *made.maps))
     assert isinstance(size, Tensor)
     return {
@@ -148,7 +150,11 @@ def slow_loss(made: COPFNetwork, data: TrainingData, drawn: BehaviorPairs) -> di
     [
         {},
         {"stop_gradient": False, "layers": 2, "binarize": True},
-        {"expert_layers": 2, "coefficients": {"view": 0.0, "cart": 0.2}},
+        {
+            "expert_layers": 2,
+            "coefficients": {"view": 0.0, "cart": 0.2},
+            "contrast_among": "batch",
+        },
     ],
 )
 def test_the_loss_is_its_definition_with_gradients(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.profiles import behavior_weights
+from funnelrec.data.sizes import Sizes
 from funnelrec.graph.averaging import Nodes, average, residual
 from funnelrec.models.base import Capabilities, register
 from funnelrec.models.experts import ExpertNetwork, ExpertRecommender, GatedExperts
-from funnelrec.models.gradient import DecayingSettings, Graphs, Init, table
+from funnelrec.models.gradient import DecayingSettings, Graphs, Init, graphs_memory, table
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.models.weighted import Weights
 from funnelrec.objectives.bpr import bpr
-from funnelrec.objectives.contrastive import info_nce_among_all
+from funnelrec.objectives.contrastive import LOGIT_BUDGET, info_nce_among_all
 from funnelrec.training.behavior_pairs import BehaviorPairs, BehaviorPairSampler
 
 # The release's scales of a foreign expert: of the other behavior, of the own one, of the sum.
@@ -57,6 +58,11 @@ class COPFSettings(DecayingSettings):
         1.0, ge=0, description="Weight of the contrast, a sum over pairs divided by M."
     )
     temperature: float = Field(0.1, gt=0, description="T of the contrast.")
+    contrast_among: Literal["all", "batch"] = Field(
+        "all",
+        description="Who is told apart from an anchor: all users (items), or those of the batch, "
+        "which costs a fraction.",
+    )
     l2: float = Field(
         1e-2,
         ge=0,
@@ -165,11 +171,11 @@ class COPFNetwork(ExpertNetwork):
         for side, numbers in enumerate((bought.users, bought.positives)):
             rows, times = torch.unique(numbers, return_counts=True)
             for auxiliary in vectors[:-1]:
+                others, places = auxiliary[side], rows
+                if self.config.contrast_among == "batch":
+                    others, places = others[rows], torch.arange(len(rows), device=rows.device)
                 losses = info_nce_among_all(
-                    vectors[-1][side][rows],
-                    auxiliary[side],
-                    rows,
-                    temperature=self.config.temperature,
+                    vectors[-1][side][rows], others, places, temperature=self.config.temperature
                 )
                 total = total + (losses * times).sum()
         return total / len(self.users)
@@ -263,6 +269,18 @@ class COPF(ExpertRecommender[COPFSettings]):
         """Refuse coefficients of behaviors that the data do not have, too."""
         super().check(data)
         behavior_weights(data, self.config.coefficients)
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of all heads' experts and of the largest block contrasted, too."""
+        config, behaviors = self.config, len(sizes.pairs)
+        experts = 4 * config.dim * sizes.nodes * behaviors * behaviors
+        return {
+            **super().memory(sizes),
+            "unions": graphs_memory(sizes, tuple(sizes.pairs)) * behaviors,
+            # What layers and products keep of each, and their gradients.
+            "experts": experts * (3 + 2 * config.expert_layers),
+            "contrast": 16 * LOGIT_BUDGET,
+        }
 
     def network(self, data: TrainingData, generator: torch.Generator) -> COPFNetwork:
         """Return freshly drawn tables, behavior vectors and gate."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import Interactions
+from funnelrec.data.sizes import Sizes
 from funnelrec.graph.averaging import average_users
 from funnelrec.graph.neighbors import Places, Values, neighbors
 from funnelrec.graph.propagation import row_normalize, sparse_product
@@ -27,6 +28,7 @@ from funnelrec.models.gradient import (
     Init,
     TableNetwork,
     dropped,
+    graphs_memory,
     table,
 )
 from funnelrec.models.mf_bpr import MFBPR
@@ -157,11 +159,12 @@ class MBGCNNetwork(TableNetwork):
             self.graphs.all, self.alike.all, self.item_maps, strict=True
         ):
             thin = graph.thinned(config.node_dropout, generator) if generator else graph
-            side = average_users(alike, self.items) @ item_map
-            message = average_users(graph, self.items, thinned=thin)
-            messages.append(message)
-            profiles.append(torch.cat([message, average_users(graph, side, thinned=thin)], dim=1))
-            sides.append(torch.cat([self.items, side], dim=1))
+            heard = average_users(alike, self.items) @ item_map
+            side = torch.cat([self.items, heard], dim=1)
+            profile = average_users(graph, side, thinned=thin)
+            messages.append(profile[:, : config.dim])
+            profiles.append(profile)
+            sides.append(side)
         fused = torch.einsum("tm,tmd->md", self.shares(), torch.stack(messages))
         users = torch.cat([self.users, fused @ self.map], dim=1)
         items = torch.cat([self.items, self._heard(generator) @ self.map], dim=1)
@@ -309,6 +312,16 @@ class MBGCN(EmbeddingRecommender[MBGCNSettings]):
         "l2": Range(1e-6, 1e-1, log=True),
         "mix": Range(0.1, 0.9),
     }
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of all graphs, those of items too, and of what passes through them."""
+        config, behaviors = self.config, len(sizes.pairs)
+        alike = 4 * 24 * config.item_neighbors * sizes.n_items * behaviors
+        return {
+            **super().memory(sizes),
+            "graphs": 2 * graphs_memory(sizes, tuple(sizes.pairs)) + alike,
+            "propagation": 4 * config.dim * sizes.nodes * 8 * (1 + behaviors),
+        }
 
     def network(self, data: TrainingData, generator: torch.Generator) -> MBGCNNetwork:
         """Return freshly drawn maps and tables, or tables of a trained factorisation."""

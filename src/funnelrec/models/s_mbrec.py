@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.sizes import Sizes
 from funnelrec.graph.propagation import propagate
 from funnelrec.models.base import Capabilities, register
 from funnelrec.models.gradient import (
@@ -20,6 +21,7 @@ from funnelrec.models.gradient import (
     Graphs,
     Init,
     TableNetwork,
+    contrast_memory,
     table,
 )
 from funnelrec.models.space import Range, SearchSpace
@@ -220,6 +222,11 @@ class SMBRec(EmbeddingRecommender[SMBRecSettings]):
         "layers": Range(1, 4),
         "contrast_weight": Range(0.01, 1.0, log=True),
     }
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of the contrasted pairs of users and items of a batch, too."""
+        pairs = contrast_memory(min(self.config.batch_size, sizes.n_users))
+        return {**super().memory(sizes), "contrast": 2 * (len(sizes.pairs) - 1) * pairs}
 
     def network(self, data: TrainingData, generator: torch.Generator) -> SMBRecNetwork:
         """Return freshly drawn tables and maps over one graph per behavior."""
