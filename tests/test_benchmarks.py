@@ -23,6 +23,8 @@ CALLS = (
     ("baselines.py", ("run",), ("taobao15k", "tmall41k_no_view")),
     ("fold_in.py", (), ("taobao15k",)),
     ("serve_load.py", (), ("taobao15k",)),
+    ("kernels.py", (), ("taobao15k",)),
+    ("epochs.py", (), ("taobao15k",)),
 )
 # All in one process, because each would import torch anew.
 PROGRAM = """

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -187,3 +188,20 @@ def test_rows_left_out_are_no_negatives(budget: int, logit: float) -> None:
         torch.autograd.grad(found.sum(), [anchor, view]),
         torch.autograd.grad(torch.stack(expected).sum(), [anchor, view]),
     )
+
+
+@pytest.mark.parametrize("form", [info_nce, decoupled_alignment])
+@settings(max_examples=30)
+@given(seed=seeds, chosen=st.lists(st.booleans(), min_size=2, max_size=7))
+def test_absent_rows_leave_no_trace(form: Any, seed: int, chosen: list[bool]) -> None:
+    one, other = (part.requires_grad_() for part in views(seed, len(chosen)))
+    present = torch.tensor(chosen)
+    masked = form(one, other, temperature=0.3, present=present)
+    found = torch.autograd.grad(masked, (one, other))
+    if any(chosen):
+        selected = form(one[present], other[present], temperature=0.3)
+        expected = torch.autograd.grad(selected, (one, other), materialize_grads=True)
+    else:
+        selected, expected = torch.zeros(()), tuple(torch.zeros_like(part) for part in found)
+    assert masked.item() == pytest.approx(selected.item(), abs=1e-12)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

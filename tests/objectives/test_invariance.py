@@ -110,3 +110,16 @@ def test_gradient_variance_of_a_single_risk_is_zero() -> None:
     value = gradient_variance(parameter.pow(2), parameter)
     assert value.item() == 0.0
     assert torch.autograd.grad(value, parameter)[0].tolist() == [0.0]
+
+
+@given(st.integers(0, 1000), st.lists(st.booleans(), min_size=2, max_size=5), st.booleans())
+def test_absent_risks_leave_no_trace(seed: int, chosen: list[bool], unbiased: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    risks = torch.rand(len(chosen), generator=generator, dtype=torch.float64).requires_grad_()
+    present = torch.tensor(chosen)
+    masked = risk_variance(risks, unbiased=unbiased, present=present)
+    selected = risk_variance(risks[present], unbiased=unbiased)
+    torch.testing.assert_close(masked, selected)
+    torch.testing.assert_close(
+        torch.autograd.grad(masked, risks), torch.autograd.grad(selected, risks)
+    )

@@ -237,8 +237,14 @@ class Interactions:
         return self.n_items - self.user_degrees.astype(np.int64)
 
     @cached_property
-    def _absent_below(self) -> LongArray:
+    def absent_below(self) -> LongArray:
+        """How many absent pairs come before each pair, int64, shape ``(nnz,)``, ascending."""
         return _absent_below(self.keys)
+
+    @property
+    def absent_before(self) -> LongArray:
+        """How many absent pairs earlier users have, int64, shape ``(n_users,)``."""
+        return np.arange(self.n_users, dtype=np.int64) * self.n_items - self.indptr[:-1]
 
     def absent_items(self, users: npt.ArrayLike, ranks: npt.ArrayLike) -> LongArray:
         """Return for each user the item of this rank among those the user does not have.
@@ -270,7 +276,7 @@ class Interactions:
         start = user * self.n_items
         # Among all pairs, the absent ones of earlier users come first.
         earlier = start - self.indptr[user]
-        return np.asarray(_absent_at(self._absent_below, earlier + rank) - start)
+        return np.asarray(_absent_at(self.absent_below, earlier + rank) - start)
 
     def matrix(self) -> sp.csr_array:
         """Return the binary matrix, float32 ones with int32 indices."""

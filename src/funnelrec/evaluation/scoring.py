@@ -18,6 +18,9 @@ LongArray = npt.NDArray[np.int64]
 SCORE_BUDGET = 2**23
 """Scores held at one time unless told otherwise: 32 MiB in float32; more was slower on a CPU."""
 
+CUDA_SCORE_BUDGET = 2**26
+"""The same from the second block on, where scores come from a GPU: 256 MiB in float32."""
+
 # Users of a block at least, however many items there are: fewer are no matrix product, and every
 # block reads the whole table of items.
 _LEAST_USERS = 32
@@ -117,7 +120,7 @@ def score_blocks(
         isinstance(score_budget, bool) or not isinstance(score_budget, int) or score_budget < 1
     ):
         raise UsageError(f"score_budget must be a whole number of at least 1, got {score_budget}.")
-    step = block_users(scorer.n_items, score_budget)
+    step, grows = block_users(scorer.n_items, score_budget), score_budget is None
     start = 0
     while start < len(users):
         stop = min(start + step, len(users))
@@ -130,10 +133,12 @@ def score_blocks(
             with torch.no_grad():
                 block = scorer.score(np.repeat(numbers, 2) if len(numbers) == 1 else numbers)
         except torch.cuda.OutOfMemoryError:
-            step = smaller(step, least=2)
+            step, grows = smaller(step, least=2), False
             continue
         _check_block(block, numbers, scorer.n_items)
         yield place, block.detach()[: len(numbers)]
+        if block.is_cuda and grows:
+            step, grows = block_users(scorer.n_items, CUDA_SCORE_BUDGET), False
         start = stop
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -15,6 +16,67 @@ from torch import Tensor
 from funnelrec.common.errors import DataError
 
 Normalization = Literal["symmetric", "none"]
+Kernel = Literal["bag", "csr", "triton"]
+
+# Entries of a row that one program of a kernel takes; longer rows are cut.
+_PIECE = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Rows of a compressed matrix cut into pieces, all int32 and on its device.
+
+    Parameters
+    ----------
+    starts, ends
+        Entries of each piece, shape ``(p,)``; empty rows have one empty piece.
+    targets
+        Row of the piece where it is the only one, else -1 - j with j its place among the pieces of
+        long rows, shape ``(p,)``.
+    long_rows
+        Rows of several pieces, ascending, shape ``(m,)``.
+    bounds
+        The pieces of the j-th long row are ``bounds[j]`` to ``bounds[j + 1]``, shape ``(m + 1,)``.
+    n_partial
+        Pieces of long rows.
+    """
+
+    starts: Tensor
+    ends: Tensor
+    targets: Tensor
+    long_rows: Tensor
+    bounds: Tensor
+    n_partial: int
+
+    @classmethod
+    def of(cls, indptr: Tensor, length: int) -> Self:
+        """Return the pieces of at most ``length`` entries.
+
+        Examples
+        --------
+        >>> cut = Pieces.of(torch.tensor([0, 2, 2, 7]), 3)
+        >>> cut.starts.tolist(), cut.ends.tolist(), cut.targets.tolist()
+        ([0, 2, 2, 5], [2, 2, 5, 7], [0, 1, -1, -2])
+        """
+        sizes = indptr.diff().long()
+        counts = (sizes + length - 1).div(length, rounding_mode="floor").clamp_min(1)
+        rows = torch.repeat_interleave(torch.arange(len(sizes), device=indptr.device), counts)
+        nth = torch.arange(len(rows), device=indptr.device) - (counts.cumsum(0) - counts)[rows]
+        starts = indptr[rows].long() + nth * length
+        ends = torch.minimum(starts + length, indptr[rows + 1].long())
+        cut = counts > 1
+        of_long = cut[rows]
+        targets = torch.where(of_long, -of_long.long().cumsum(0), rows)
+        long_rows = cut.nonzero()[:, 0]
+        bounds = torch.cat([counts.new_zeros(1), counts[cut].cumsum(0)])
+        return cls(
+            starts.to(torch.int32),
+            ends.to(torch.int32),
+            targets.to(torch.int32),
+            long_rows.to(torch.int32),
+            bounds.to(torch.int32),
+            int(of_long.sum()),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +93,15 @@ class CsrMatrix:
         floating, shape ``(nnz,)``.
     shape
         ``(rows, columns)``.
+    kernel
+        What multiplies it (:mod:`funnelrec.graph.products`); None for the device's fastest.
     """
 
     indptr: Tensor
     indices: Tensor
     values: Tensor
     shape: tuple[int, int]
+    kernel: Kernel | None = None
 
     @property
     def nnz(self) -> int:
@@ -58,8 +123,27 @@ class CsrMatrix:
     def to(self, device: torch.device | str) -> CsrMatrix:
         """Return the matrix on ``device``."""
         return CsrMatrix(
-            self.indptr.to(device), self.indices.to(device), self.values.to(device), self.shape
+            self.indptr.to(device),
+            self.indices.to(device),
+            self.values.to(device),
+            self.shape,
+            self.kernel,
         )
+
+    @cached_property
+    def sparse(self) -> Tensor:
+        """The matrix as torch's own sparse tensor, over the same memory."""
+        with warnings.catch_warnings():
+            # Torch calls its compressed rows a beta; what is used of them is tested here.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.sparse_csr_tensor(
+                self.indptr, self.indices, self.values, self.shape, check_invariants=False
+            )
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The rows cut into pieces of bounded length."""
+        return Pieces.of(self.indptr, _PIECE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +267,12 @@ class Adjacency:
     def to(self, device: torch.device | str) -> Adjacency:
         """Return the graph on ``device``."""
         return Adjacency(self.to_users.to(device), self.to_items.to(device))
+
+    def by(self, kernel: Kernel | None) -> Adjacency:
+        """Return the same graph, multiplied by this kernel; None is the device's fastest."""
+        return Adjacency(
+            replace(self.to_users, kernel=kernel), replace(self.to_items, kernel=kernel)
+        )
 
 
 def _inverse_sums(matrix: CsrMatrix) -> Tensor:

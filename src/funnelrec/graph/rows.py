@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from funnelrec.graph.adjacency import Adjacency, CsrMatrix
+from funnelrec.graph.products import multiply
 from funnelrec.graph.propagation import (
     Combination,
+    _as_given,
     _check_arguments,
     _leaves,
-    _multiply,
     _normalize_,
     _normalize_backward,
     propagate_composed,
@@ -86,7 +87,7 @@ def _without_empty_rows(
 ) -> CsrMatrix:
     indptr = torch.cat([matrix.indptr[:1], matrix.indptr[1:][there]])
     indices = places[matrix.indices.long()].to(torch.int32)
-    return CsrMatrix(indptr, indices, matrix.values, (len(indptr) - 1, columns))
+    return CsrMatrix(indptr, indices, matrix.values, (len(indptr) - 1, columns), matrix.kernel)
 
 
 def propagate_rows(
@@ -130,9 +131,10 @@ def propagate_rows(
         As ``propagate``.
     """
     _check_arguments([compact.graph for compact in graphs], layers, combine, get_args(Combination))
-    outputs: tuple[Tensor, Tensor] = _Rows.apply(  # type: ignore[no-untyped-call]
-        tuple(graphs), layers, combine, normalize_layers, user_rows, item_rows, users, items
-    )
+    with _as_given(users):
+        outputs: tuple[Tensor, Tensor] = _Rows.apply(  # type: ignore[no-untyped-call]
+            tuple(graphs), layers, combine, normalize_layers, user_rows, item_rows, users, items
+        )
     return outputs
 
 
@@ -229,7 +231,7 @@ class _Rows(torch.autograd.Function):
 
 def _next(graph: Adjacency, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
     """Return a step over the graph; it is its own transpose."""
-    return _multiply(graph.to_users, items), _multiply(graph.to_items, users)
+    return multiply(graph.to_users, items), multiply(graph.to_items, users)
 
 
 def _entering(table: Tensor, kept: Tensor | None) -> Tensor:

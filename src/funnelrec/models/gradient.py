@@ -20,7 +20,7 @@ from funnelrec.data.interactions import Interactions
 from funnelrec.data.sizes import Sizes
 from funnelrec.evaluation.evaluate import RankingValidator
 from funnelrec.evaluation.scoring import Scorer
-from funnelrec.graph.adjacency import Adjacency, Normalization
+from funnelrec.graph.adjacency import Adjacency, Kernel, Normalization
 from funnelrec.models.base import Capabilities, FitOptions, Recommender
 from funnelrec.models.products import ProductRecommender
 from funnelrec.objectives.bpr import bpr
@@ -283,6 +283,10 @@ class Graphs(nn.Module):
         device = fn(torch.empty(0)).device
         self._graphs = [graph.to(device) for graph in self._graphs]
         return self
+
+    def by(self, kernel: Kernel | None) -> None:
+        """Multiply by this kernel from now on; None is the device's fastest."""
+        self._graphs = [graph.by(kernel) for graph in self._graphs]
 
     @property
     def all(self) -> tuple[Adjacency, ...]:

@@ -232,13 +232,19 @@ class RMBRecNetwork(TableNetwork):
             chosen = batch.present[-1]
             if config.rrm_users == "with-behavior":
                 chosen = chosen & self.has_behavior[place, batch.users]
-            target, view = users[-1, chosen], users[place, chosen]
+            target, view, present = users[-1], users[place], None
+            if users.is_cuda:
+                # How many are chosen is not asked for: every step would wait for the answer.
+                present = chosen
+            else:
+                target, view = target[chosen], view[chosen]
             if not len(view):
                 continue
+            heat = config.temperature
             if config.rrm == "official":
-                total = total + info_nce(target, view, temperature=config.temperature)
+                total = total + info_nce(target, view, temperature=heat, present=present)
             else:
-                total = total + decoupled_alignment(view, target, temperature=config.temperature)
+                total = total + decoupled_alignment(view, target, temperature=heat, present=present)
         return total if config.rrm == "official" else total / len(self.auxiliary)
 
     def _invariance(self, risks: Tensor, gaps: Tensor, batch: BehaviorTriples) -> Tensor:
@@ -253,13 +259,12 @@ class RMBRecNetwork(TableNetwork):
         if config.orm == "v1-release":
             # The release multiplies the risk by w, so dR/dw is the risk itself.
             return risks.square().sum()
-        if not config.pad_missing:
-            # A behavior that nobody in the batch has shows no risk to agree with: its empty mean
-            # of 0 would pull the others down.
-            risks = risks[batch.present.any(dim=1)]
+        # A behavior that nobody in the batch has shows no risk to agree with: its empty mean of 0
+        # would pull the others down.
+        shown = None if config.pad_missing else batch.present.any(dim=1)
         if config.orm == "rex":
-            return risk_variance(risks, unbiased=config.orm_unbiased)
-        return gradient_variance(risks, self.users)
+            return risk_variance(risks, unbiased=config.orm_unbiased, present=shown)
+        return gradient_variance(risks if shown is None else risks[shown], self.users)
 
     def _l2(
         self, users: Tensor, positives: Tensor, negatives: Tensor, batch: BehaviorTriples

@@ -16,7 +16,12 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def info_nce(
-    anchor: Tensor, other: Tensor, *, temperature: float, symmetric: bool = True
+    anchor: Tensor,
+    other: Tensor,
+    *,
+    temperature: float,
+    symmetric: bool = True,
+    present: Tensor | None = None,
 ) -> Tensor:
     r"""Return the InfoNCE loss between two views, with the other rows as negatives.
 
@@ -33,6 +38,9 @@ def info_nce(
         T, above 0.
     symmetric
         Average both directions.
+    present
+        bool, shape ``(n,)``: rows that take part, all by default; 0 if there is none. Gives what
+        the rows alone would, and no GPU has to tell how many they are.
 
     Examples
     --------
@@ -43,10 +51,26 @@ def info_nce(
     """
     logits = _unit(anchor) @ _unit(other).T / temperature
     positive = logits.diagonal()
-    forward = (torch.logsumexp(logits, dim=1) - positive).mean()
+    forward = _mean(torch.logsumexp(_without(logits, present), dim=1) - positive, present)
     if not symmetric:
         return forward
-    return (forward + (torch.logsumexp(logits, dim=0) - positive).mean()) / 2
+    columns = torch.logsumexp(_without(logits.T, present), dim=1)
+    return (forward + _mean(columns - positive, present)) / 2
+
+
+def _without(logits: Tensor, present: Tensor | None) -> Tensor:
+    """Return logits that let no absent column add anything."""
+    if present is None:
+        return logits
+    # Not infinity: where nothing is present, that would have no gradient.
+    return logits.masked_fill(~present, torch.finfo(logits.dtype).min / 2)
+
+
+def _mean(losses: Tensor, present: Tensor | None) -> Tensor:
+    """Return the mean over the rows that are present, 0 if there is none."""
+    if present is None:
+        return losses.mean()
+    return torch.where(present, losses, 0.0).sum() / present.sum().clamp_min(1)
 
 
 def info_nce_among_all(
@@ -153,7 +177,9 @@ def info_nce_with_own_view(anchor: Tensor, other: Tensor, *, temperature: float)
     return (torch.logsumexp(logits, dim=1) - between.diagonal()).mean()
 
 
-def decoupled_alignment(view: Tensor, anchor: Tensor, *, temperature: float) -> Tensor:
+def decoupled_alignment(
+    view: Tensor, anchor: Tensor, *, temperature: float, present: Tensor | None = None
+) -> Tensor:
     r"""Return the alignment of a view to an anchor, repelled within the view.
 
     .. math:: -\frac1n\sum_u\log\frac{\exp(\cos(v_u, a_u)/T)}{\sum_{u'\ne u}\exp(\cos(v_u, v_{u'})/T)}
@@ -168,6 +194,8 @@ def decoupled_alignment(view: Tensor, anchor: Tensor, *, temperature: float) -> 
         its loss is 0.
     temperature
         T, above 0.
+    present
+        As of :func:`info_nce`.
     """  # noqa: E501 - one formula
     if len(view) < 2:
         return view.sum() * 0.0
@@ -175,4 +203,8 @@ def decoupled_alignment(view: Tensor, anchor: Tensor, *, temperature: float) -> 
     aligned = (unit * _unit(anchor)).sum(dim=-1) / temperature
     logits = unit @ unit.T / temperature
     own = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    return (torch.logsumexp(logits.masked_fill(own, -torch.inf), dim=-1) - aligned).mean()
+    if present is None:
+        return (torch.logsumexp(logits.masked_fill(own, -torch.inf), dim=-1) - aligned).mean()
+    spread = torch.logsumexp(_without(logits, present & ~own), dim=-1)
+    # One row alone is repelled by nobody.
+    return _mean(spread - aligned, present) * (present.sum() > 1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def risk_variance(risks: Tensor, *, unbiased: bool = True) -> Tensor:
+def risk_variance(risks: Tensor, *, unbiased: bool = True, present: Tensor | None = None) -> Tensor:
     r"""Return the variance of the risks (V-REx).
 
     Parameters
@@ -16,6 +16,8 @@ def risk_variance(risks: Tensor, *, unbiased: bool = True) -> Tensor:
     unbiased
         Divide by B - 1 (the RMBRec release) instead of B (its Eq. 7). A single environment has
         variance 0 either way.
+    present
+        bool, shape ``(B,)``: risks that take part, all by default.
 
     References
     ----------
@@ -31,7 +33,12 @@ def risk_variance(risks: Tensor, *, unbiased: bool = True) -> Tensor:
     """
     if len(risks) < 2:
         return risks.sum() * 0.0
-    return torch.var(risks, correction=1 if unbiased else 0)
+    if present is None:
+        return torch.var(risks, correction=1 if unbiased else 0)
+    count = present.sum()
+    mean = (risks * present).sum() / count.clamp_min(1)
+    squares = ((risks - mean) * present).square().sum()
+    return squares / (count - 1 if unbiased else count).clamp_min(1)
 
 
 def irm_penalty(gaps: Tensor, present: Tensor, scale: Tensor | float = 1.0) -> Tensor:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from funnelrec.common.errors import TrainingDivergedError
 from funnelrec.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from funnelrec.training.history import EpochRecord, History
 from funnelrec.training.progress import Reporter, SilentReporter
-from funnelrec.training.sampling import Sampler
+from funnelrec.training.sampling import MovableSampler, Sampler
 
 # Reading a loss back from a GPU stalls it, so there the check for NaN comes in strides.
 _CUDA_CHECK_STRIDE = 32
@@ -47,6 +47,11 @@ class TrainingSettings(Config):
         "ndcg@10",
         pattern=METRIC_PATTERN,
         description="Validation metric that selects the epoch, for example ndcg@10 or hr@20.",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Of the dense products in the loss; 'bfloat16' is automatic mixed precision, "
+        "for GPUs. Tables, propagation and sums stay in float32.",
     )
 
     parts: ClassVar[tuple[str, ...]] = ()
@@ -149,6 +154,9 @@ def train(
         network.load_state_dict(dict(saved.weights))
         restore_optimizer(network, optimizer, saved.optimizer)
 
+    device = next(network.parameters()).device
+    if device.type == "cuda" and isinstance(sampler, MovableSampler):
+        sampler = sampler.on(device)
     spent, began, saved_at = history.seconds, time.monotonic(), time.monotonic()
     first = len(history.records) + 1
     with shown:
@@ -211,12 +219,14 @@ def _one_epoch(
     for group in optimizer.param_groups:
         group["lr"] = settings.step_size(epoch, group["part"])
     device = next(network.parameters()).device
+    mixed = settings.precision == "bfloat16"
     sums: dict[str, Tensor] = {}
     observed: dict[str, Tensor] = {}
     count = 0
     for batch in sampler.epoch(epoch):
         optimizer.zero_grad(set_to_none=True)
-        terms = network.loss(batch.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            terms = network.loss(batch.to(device))
         if isinstance(network, Balancing):
             network.backward(terms)
         else:
@@ -240,7 +250,8 @@ def _one_epoch(
 
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
-        sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+        seen = value.detach().float()
+        sums[name] = sums[name] + seen if name in sums else seen.clone()
 
 
 def _check(sums: Mapping[str, Tensor], epoch: int, batch: int) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -190,11 +191,18 @@ class OrdinalSampler:
         self._candidates = candidates
         self._competitors = competitors
         self._seed = seed
+        self._device = torch.device("cpu")
 
     @property
     def n_batches(self) -> int:
         """Batches per epoch."""
         return -(-self._size // self._batch_size)
+
+    def on(self, device: torch.device) -> OrdinalSampler:
+        """Return a sampler of the same batches that copies each epoch to ``device`` at once."""
+        moved = copy(self)
+        moved._device = device
+        return moved
 
     def epoch(self, number: int) -> Iterator[OrdinalBatch]:
         """Yield the batches of epoch ``number``; every positive comes once."""
@@ -221,28 +229,37 @@ class OrdinalSampler:
             -1, self._competitors
         )
         has_competitor = visible.user_degrees[users] > 0
-        moved: dict[torch.device, Adjacency] = {}
+        common: list[tuple[Tensor, Tensor]] = []
+        permutations = []
         for start in range(0, users.size, self._batch_size):
-            part = slice(start, start + self._batch_size)
-            common: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
+            part = users[start : start + self._batch_size]
             if self._shared > 1:
-                common = self._common(users[part], rng)
-            yield OrdinalBatch(
-                torch.from_numpy(users[part]),
-                torch.from_numpy(positives[part]),
-                torch.from_numpy(candidates[part]),
-                torch.from_numpy(negatives[part]),
-                torch.from_numpy(places[part, 0] >= 0),
-                torch.from_numpy(behaviors[part]),
-                torch.from_numpy(bought_behaviors[part]),
-                torch.from_numpy(competitors[part]),
-                torch.from_numpy(has_competitor[part]),
-                torch.from_numpy(rng.permutation(len(users[part]))),
-                graph,
-                common[0],
-                common[1],
-                moved,
-            )
+                shared, seen = self._common(part, rng)
+                common.append((shared.to(self._device), seen.to(self._device)))
+            permutations.append(rng.permutation(part.size))
+        columns = {
+            "users": users,
+            "positives": positives,
+            "candidates": candidates,
+            "negatives": negatives,
+            "has_candidate": places[:, 0] >= 0,
+            "behaviors": behaviors,
+            "positive_behaviors": bought_behaviors,
+            "competitors": competitors,
+            "has_competitor": has_competitor,
+            "permutation": np.concatenate(permutations),
+        }
+        # An epoch is copied to a device at once, and no batch waits for a copy of its own.
+        parts = {
+            name: torch.split(torch.from_numpy(column).to(self._device), self._batch_size)
+            for name, column in columns.items()
+        }
+        moved: dict[torch.device, Adjacency] = {}
+        for nth in range(len(permutations)):
+            fields: dict[str, Any] = {name: part[nth] for name, part in parts.items()}
+            if common:
+                fields["shared"], fields["shared_seen"] = common[nth]
+            yield OrdinalBatch(**fields, graph=graph, _moved=moved)
 
     def _common(self, users: LongArray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return negatives for a whole batch, and which of them its users have seen."""

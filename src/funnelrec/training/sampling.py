@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,10 @@ from torch import Tensor
 from funnelrec.common.errors import CapabilityError, ConfigError
 from funnelrec.common.random import stream
 from funnelrec.data.interactions import Interactions, LongArray
+from funnelrec.training.device_sampling import DeviceDraws, DeviceNegatives, DeviceRows, on
+
+# Triples drawn at one time on a device.
+_DRAWN = 2**24
 
 # Steps below which an epoch is too short to be worth a validation.
 _LEAST_STEPS = 16
@@ -124,6 +128,15 @@ class Sampler(Protocol):
         ...
 
 
+@runtime_checkable
+class MovableSampler(Sampler, Protocol):
+    """A sampler that can draw on a device, so that no batch is copied there."""
+
+    def on(self, device: torch.device) -> Sampler:
+        """Return a sampler of the same batches, or of the same kind, whose batches lie there."""
+        ...
+
+
 class NegativeDrawer:
     """Draws items uniformly from those a user has *not* in a set of pairs.
 
@@ -228,36 +241,77 @@ class PairSampler:
         negatives: int | None = None,
     ) -> None:
         check_at_least_one(batch_size=batch_size, negatives=1 if negatives is None else negatives)
-        self._negatives = negatives
-        self._drawer = NegativeDrawer(positives if excluded is None else excluded)
+        self.negatives = negatives
+        self.excluded = positives if excluded is None else excluded
+        self._drawer = NegativeDrawer(self.excluded)
         usable, self.notes = usable_pairs(positives, self._drawer)
-        self._users = positives.users[usable].astype(np.int64)
-        self._items = positives.indices[usable].astype(np.int64)
-        self._batch_size = batch_size
-        self._seed = seed
+        self.users = positives.users[usable].astype(np.int64)
+        self.items = positives.indices[usable].astype(np.int64)
+        self.batch_size = batch_size
+        self.seed = seed
 
     @property
     def n_batches(self) -> int:
         """Batches per epoch."""
-        return -(-self._users.size // self._batch_size)
+        return -(-self.users.size // self.batch_size)
+
+    def on(self, device: torch.device) -> DevicePairs:
+        """Return a sampler of the same pairs that draws on ``device``."""
+        return DevicePairs(self, device)
 
     def epoch(self, number: int) -> Iterator[Triples]:
         """Yield the batches of epoch ``number``; every pair comes once."""
-        rng = stream(self._seed, "pairs", number)
-        order = rng.permutation(self._users.size)
-        users, items = self._users[order], self._items[order]
-        if self._negatives is None:
-            negatives = self._drawer.draw(users, rng)
-        else:
-            shape = (users.size, self._negatives)
-            negatives = self._drawer.draw(np.broadcast_to(users[:, None], shape), rng)
-        for start in range(0, users.size, self._batch_size):
-            part = slice(start, start + self._batch_size)
+        rng = stream(self.seed, "pairs", number)
+        # Drawn in the order of the pairs, where one search ends near the next, and then shuffled:
+        # three times as fast as the other way round.
+        owners = self.users
+        if self.negatives is not None:
+            owners = np.broadcast_to(owners[:, None], (owners.size, self.negatives))
+        negatives = self._drawer.draw(owners, rng)
+        order = rng.permutation(self.users.size)
+        users, items, negatives = self.users[order], self.items[order], negatives[order]
+        for start in range(0, users.size, self.batch_size):
+            part = slice(start, start + self.batch_size)
             yield Triples(
                 torch.from_numpy(users[part]),
                 torch.from_numpy(items[part]),
                 torch.from_numpy(negatives[part]),
             )
+
+
+class DevicePairs:
+    """A :class:`PairSampler` whose tables and draws are on a device.
+
+    Parameters
+    ----------
+    pairs
+        Says what is drawn.
+    device
+        Where.
+    """
+
+    def __init__(self, pairs: PairSampler, device: torch.device) -> None:
+        self.notes, self.n_batches = pairs.notes, pairs.n_batches
+        self._batch_size, self._seed = pairs.batch_size, pairs.seed
+        self._device = device
+        self._users, self._items = on(device, pairs.users), on(device, pairs.items)
+        self._many = pairs.negatives
+        self._negatives = DeviceNegatives(pairs.excluded, device)
+
+    def epoch(self, number: int) -> Iterator[Triples]:
+        """Yield the batches of epoch ``number``; every pair comes once."""
+        draws = DeviceDraws(self._device, self._seed, "pairs", number)
+        order = draws.permutation(len(self._users))
+        # Whole batches at a time, and not all of a large epoch at once.
+        for part in torch.split(order, self._batch_size * max(1, _DRAWN // self._batch_size)):
+            users, items = self._users[part].long(), self._items[part].long()
+            owners = users
+            if self._many is not None:
+                owners = users[:, None].expand(-1, self._many)
+            columns = (users, items, self._negatives.draw(owners, draws))
+            pieces = (torch.split(column, self._batch_size) for column in columns)
+            for batch in zip(*pieces, strict=True):
+                yield Triples(*batch)
 
 
 class UserSampler:
@@ -292,56 +346,99 @@ class UserSampler:
         rounds: int = 1,
     ) -> None:
         check_at_least_one(batch_size=batch_size, rounds=rounds)
-        self._behaviors = tuple(behaviors)
-        sets = [excluded] * len(self._behaviors) if isinstance(excluded, Interactions) else excluded
-        drawers = {id(part): NegativeDrawer(part) for part in sets}
-        self._drawers = [drawers[id(part)] for part in sets]
-        self._present = np.stack(
+        self.behaviors = tuple(behaviors)
+        self.excluded = (
+            (excluded,) * len(self.behaviors)
+            if isinstance(excluded, Interactions)
+            else tuple(excluded)
+        )
+        drawers = {id(part): NegativeDrawer(part) for part in self.excluded}
+        self._drawers = [drawers[id(part)] for part in self.excluded]
+        self.present = np.stack(
             [
                 (part.user_degrees > 0) & drawer.drawable
-                for part, drawer in zip(self._behaviors, self._drawers, strict=True)
+                for part, drawer in zip(self.behaviors, self._drawers, strict=True)
             ]
         )
-        has = np.stack([part.user_degrees > 0 for part in self._behaviors])
-        self.notes = left_out(int(np.count_nonzero((has & ~self._present).any(axis=0))))
+        has = np.stack([part.user_degrees > 0 for part in self.behaviors])
+        self.notes = left_out(int(np.count_nonzero((has & ~self.present).any(axis=0))))
         # A user without any triple would only add constants.
-        self._users = np.flatnonzero(self._present.any(axis=0))
-        if not self._present[-1].any():
+        self.users = np.flatnonzero(self.present.any(axis=0))
+        if not self.present[-1].any():
             raise CapabilityError(
                 "no user has both a training pair of the target behavior and an item left "
                 "to set against it."
             )
-        self._batch_size = batch_size
-        self._seed = seed
-        self._rounds = rounds
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rounds = rounds
 
     @property
     def n_batches(self) -> int:
         """Batches per epoch."""
-        return self._rounds * -(-self._users.size // self._batch_size)
+        return self.rounds * -(-self.users.size // self.batch_size)
+
+    def on(self, device: torch.device) -> DeviceUsers:
+        """Return a sampler of the same users that draws on ``device``."""
+        return DeviceUsers(self, device)
+
+    def epoch(self, number: int) -> Iterator[BehaviorTriples]:
+        """Yield the batches of epoch ``number``; every user comes ``rounds`` times."""
+        for turn in range(self.rounds):
+            rng = stream(self.seed, "users", number, turn)
+            # Drawn in the order of the users and then shuffled, as PairSampler does.
+            positives = np.zeros(self.present.shape, dtype=np.int64)
+            negatives = np.zeros(self.present.shape, dtype=np.int64)
+            for row, (part, drawer) in enumerate(zip(self.behaviors, self._drawers, strict=True)):
+                chosen = np.flatnonzero(self.present[row])
+                place = rng.integers(0, part.user_degrees[chosen])
+                positives[row, chosen] = part.indices[part.indptr[chosen] + place]
+                negatives[row, chosen] = drawer.draw(chosen, rng)
+            users = rng.permutation(self.users)
+            columns = (positives[:, users], negatives[:, users], self.present[:, users])
+            for start in range(0, users.size, self.batch_size):
+                at = slice(start, start + self.batch_size)
+                yield BehaviorTriples(
+                    torch.from_numpy(users[at]),
+                    *(torch.from_numpy(column[:, at]) for column in columns),
+                )
+
+
+class DeviceUsers:
+    """A :class:`UserSampler` whose tables and draws are on a device.
+
+    Parameters
+    ----------
+    users
+        Says what is drawn.
+    device
+        Where.
+    """
+
+    def __init__(self, users: UserSampler, device: torch.device) -> None:
+        self.notes, self.n_batches = users.notes, users.n_batches
+        self._batch_size, self._seed, self._rounds = users.batch_size, users.seed, users.rounds
+        self._device = device
+        self._users, self._present = on(device, users.users), on(device, users.present)
+        self._rows = [DeviceRows(part, device) for part in users.behaviors]
+        made = {id(part): DeviceNegatives(part, device) for part in users.excluded}
+        self._negatives = [made[id(part)] for part in users.excluded]
 
     def epoch(self, number: int) -> Iterator[BehaviorTriples]:
         """Yield the batches of epoch ``number``; every user comes ``rounds`` times."""
         for turn in range(self._rounds):
-            rng = stream(self._seed, "users", number, turn)
-            users = rng.permutation(self._users)
+            draws = DeviceDraws(self._device, self._seed, "users", number, turn)
+            users = self._users[draws.permutation(len(self._users))]
             present = self._present[:, users]
-            positives = np.zeros(present.shape, dtype=np.int64)
-            negatives = np.zeros(present.shape, dtype=np.int64)
-            for row, (part, drawer) in enumerate(zip(self._behaviors, self._drawers, strict=True)):
-                has = present[row]
-                chosen = users[has]
-                place = rng.integers(0, part.user_degrees[chosen])
-                positives[row, has] = part.indices[part.indptr[chosen] + place]
-                negatives[row, has] = drawer.draw(chosen, rng)
-            for start in range(0, users.size, self._batch_size):
-                at = slice(start, start + self._batch_size)
-                yield BehaviorTriples(
-                    torch.from_numpy(users[at]),
-                    torch.from_numpy(positives[:, at]),
-                    torch.from_numpy(negatives[:, at]),
-                    torch.from_numpy(present[:, at]),
-                )
+            columns = (
+                torch.stack([part.draw(users, draws) for part in drawers]) * present
+                for drawers in (self._rows, self._negatives)
+            )
+            pieces = (
+                torch.split(part, self._batch_size, dim=-1) for part in (users, *columns, present)
+            )
+            for batch in zip(*pieces, strict=True):
+                yield BehaviorTriples(*batch)
 
 
 def worthwhile_rounds(n_users: int, batch_size: int) -> int:
