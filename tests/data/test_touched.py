@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from funnelrec.common.errors import UsageError
 from funnelrec.data.dataset import Dataset, TrainingData
-from funnelrec.data.touched import touched_not_bought
+from funnelrec.data.touched import TouchedPairs, touched_item, touched_not_bought
 from funnelrec.testing import make_dataset, tiny_dataset
 
 Row = tuple[int, int, int, int, int | None, int | None]
@@ -40,13 +40,17 @@ def slow(data: TrainingData, users: list[int]) -> list[Row]:
 def fast(data: TrainingData, users: list[int] | None, block: int) -> list[Row]:
     rows: list[Row] = []
     for part in touched_not_bought(data, users, block=block):
-        n = len(part)
-        first = [None] * n if part.first is None else part.first.tolist()
-        last = [None] * n if part.last is None else part.last.tolist()
-        numbers = (part.users, part.items, part.behaviors, part.counts)
-        rows += list(zip(*(p.tolist() for p in numbers), first, last, strict=True))
+        rows += rows_of(part)
         assert part.types.tolist() == [bits.bit_count() for bits in part.behaviors.tolist()]
     return rows
+
+
+def rows_of(part: TouchedPairs) -> list[Row]:
+    n = len(part)
+    first = [None] * n if part.first is None else part.first.tolist()
+    last = [None] * n if part.last is None else part.last.tolist()
+    numbers = (part.users, part.items, part.behaviors, part.counts)
+    return list(zip(*(p.tolist() for p in numbers), first, last, strict=True))
 
 
 @given(
@@ -63,6 +67,20 @@ def test_blocks_of_any_size_hold_the_pairs_of_the_definition(
     assert fast(data, None, block) == slow(data, everybody)
     some = np.random.default_rng(seed).permutation(everybody)[:4].tolist()
     assert fast(data, some, block) == slow(data, some)
+
+
+@given(
+    seed=st.integers(0, 50),
+    dated=st.booleans(),
+    behaviors=st.sampled_from([("buy",), ("view", "buy"), ("view", "like", "cart", "buy")]),
+)
+def test_the_pairs_of_an_item_are_those_of_the_definition(
+    seed: int, dated: bool, behaviors: tuple[str, ...]
+) -> None:
+    data = tiny_dataset(seed, n_users=9, n_items=7, behaviors=behaviors, dated=dated).training
+    everything = slow(data, list(range(data.n_users)))
+    for item in range(data.n_items):
+        assert rows_of(touched_item(data, item)) == [row for row in everything if row[1] == item]
 
 
 def test_a_block_reads_no_more_than_it_may() -> None:
@@ -94,8 +112,11 @@ def test_mistakes() -> None:
         next(touched_not_bought(data, [3, 3]))
     with pytest.raises(UsageError, match="flat array of user numbers, got float64"):
         next(touched_not_bought(data, [0.5]))
-    many = {f"b{n}": data.purchases for n in range(64)}
-    with pytest.raises(
-        UsageError, match="at most 62 auxiliary behaviors can be told apart, got 63"
-    ):
-        next(touched_not_bought(make_dataset(many).training))
+    with pytest.raises(UsageError, match=r"item numbers must lie in 0\.\.\d+, got -1"):
+        touched_item(data, -1)
+    many = make_dataset({f"b{n}": data.purchases for n in range(64)}).training
+    refusal = "at most 62 auxiliary behaviors can be told apart, got 63"
+    with pytest.raises(UsageError, match=refusal):
+        next(touched_not_bought(many))
+    with pytest.raises(UsageError, match=refusal):
+        touched_item(many, 0)

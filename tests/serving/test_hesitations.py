@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -17,7 +18,12 @@ from funnelrec.data.dataset import Dataset
 from funnelrec.evaluation.conversion_calibration import calibrate_conversion
 from funnelrec.models import create_model
 from funnelrec.models.runs import train_run
-from funnelrec.serving import hesitation_blocks, hesitations, write_hesitations
+from funnelrec.serving import (
+    hesitation_blocks,
+    hesitations,
+    item_hesitations,
+    write_hesitations,
+)
 from funnelrec.serving.hesitations import Thresholds, load_evidence_run, plain_rows
 
 MEASURED = ["score", "confidence", "explained", "weight"]
@@ -132,6 +138,27 @@ def test_best_first_and_the_first_so_many(model: Closed, tiny_dataset: Dataset) 
         confident.group_by("user_id", maintain_order=True).head(2).select(whole.columns)
     )
     assert 0 < sure.height < top.height
+
+
+def test_an_item_has_its_rows_of_the_table_best_first(
+    model: Closed, tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = calibrate_conversion(model, tiny_dataset.training)
+    whole = hesitations(model, calibration=calibration)
+    key = ["user_id", "item_id"]
+    for block in (2**17, 3):
+        monkeypatch.setattr(sys.modules["funnelrec.serving.hesitations"], "BLOCK", block)
+        largest = 0
+        for item in tiny_dataset.training.item_ids.values:
+            found = item_hesitations(model, item, calibration=calibration)
+            assert found.sort(key).equals(whole.filter(item_id=item).sort(key))
+            assert found["conversion"].is_sorted(descending=True)
+            largest = max(largest, found.height)
+        assert largest > 3
+    with pytest.raises(UsageError, match="item 7 is not in the data set"):
+        item_hesitations(model, 7)
+    with pytest.raises(CapabilityError, match="popularity gives no evidence"):
+        item_hesitations(create_model("popularity").fit(tiny_dataset), 100)
 
 
 def test_named_users_in_the_order_given(model: Closed) -> None:

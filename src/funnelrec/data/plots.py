@@ -157,10 +157,13 @@ def _funnel(diagnostics: Diagnostics) -> _Bars:
 
 
 def _alignment(diagnostics: Diagnostics) -> _Bars:
-    parts = (
+    parts = [
         ("full target set", _BLUE, diagnostics.full),
         ("training", _ORANGE, diagnostics.training),
-    )
+    ]
+    if not diagnostics.test.pairs:
+        # Without the test purchases it would not be the full set.
+        del parts[0]
     values = [(*part.bar.values(), part.direct) for _, _, part in parts]
     return _Bars(
         title=f"Alignment with {diagnostics.target}: BAR and DT (RMBRec, Eq. 12)",

@@ -93,11 +93,7 @@ def touched_not_bought(
     """
     if isinstance(block, bool) or not isinstance(block, int) or block < 1:
         raise UsageError(f"block must be a whole number of at least 1, got {block!r}.")
-    if len(data.auxiliary) > _MOST_BEHAVIORS:
-        raise UsageError(
-            f"at most {_MOST_BEHAVIORS} auxiliary behaviors can be told apart, got "
-            f"{len(data.auxiliary)}; leave some out with TrainingData.without."
-        )
+    _check_behaviors(data)
     chosen = np.arange(data.n_users) if users is None else _checked(users, data.n_users)
     parts = [data.interactions[name] for name in data.auxiliary]
     sizes = np.zeros(chosen.size, np.int64)
@@ -112,6 +108,43 @@ def touched_not_bought(
         if len(pairs):
             yield pairs
         start = stop
+
+
+def touched_item(data: TrainingData, item: int) -> TouchedPairs:
+    """Return the pairs of one item with any auxiliary behavior and no training purchase, by user.
+
+    Every record is looked at once.
+
+    Parameters
+    ----------
+    data
+        What training saw.
+    item
+        Dense number.
+
+    Raises
+    ------
+    UsageError
+        If the item lies outside the data, or there are more than 62 auxiliary behaviors.
+
+    Examples
+    --------
+    >>> from funnelrec.testing import make_dataset
+    >>> view = Interactions.from_pairs([0, 1, 1], [2, 1, 2], n_users=2, n_items=3)
+    >>> bought = Interactions.from_pairs([0], [2], n_users=2, n_items=3)
+    >>> data = make_dataset({"view": view, "purchase": bought}).training
+    >>> touched_item(data, 2).users.tolist()
+    [1]
+    """
+    (number,) = checked_numbers([item], data.n_items, "item").tolist()
+    _check_behaviors(data)
+    parts = [data.interactions[name] for name in data.auxiliary]
+    places = [np.flatnonzero(part.indices == number) for part in parts]
+    keys = [_row_of(part, place) for part, place in zip(parts, places, strict=True)]
+    purchases = data.purchases
+    bought = _row_of(purchases, np.flatnonzero(purchases.indices == number))
+    users, found = _merged(parts, places, keys, bought)
+    return TouchedPairs(users, np.full(users.size, number, np.int64), *found)
 
 
 def behavior_bits(
@@ -143,6 +176,19 @@ def behavior_bits(
     return bits
 
 
+def _check_behaviors(data: TrainingData) -> None:
+    if len(data.auxiliary) > _MOST_BEHAVIORS:
+        raise UsageError(
+            f"at most {_MOST_BEHAVIORS} auxiliary behaviors can be told apart, got "
+            f"{len(data.auxiliary)}; leave some out with TrainingData.without."
+        )
+
+
+def _row_of(part: Interactions, places: LongArray) -> LongArray:
+    """Return the user of each record, int64, by where it stands."""
+    return np.searchsorted(part.indptr, places, side="right").astype(np.int64) - 1
+
+
 def _checked(users: npt.ArrayLike, n_users: int) -> LongArray:
     array = checked_numbers(users, n_users, "user")
     if np.unique(array).size < array.size:
@@ -152,37 +198,54 @@ def _checked(users: npt.ArrayLike, n_users: int) -> LongArray:
 
 def _block(data: TrainingData, parts: list[Interactions], users: LongArray) -> TouchedPairs:
     n_items = data.n_items
-    keys, bits, counts, first, last = [], [], [], [], []
-    for bit, part in enumerate(parts):
+    places, keys = [], []
+    for part in parts:
         place, rows = _rows(part, users)
+        places.append(place)
         keys.append(rows * n_items + part.indices[place])
-        bits.append(np.full(place.size, 1 << bit, np.int64))
-        counts.append(part.counts[place].astype(np.int64))
-        if part.first is not None and part.last is not None:
-            first.append(part.first[place])
-            last.append(part.last[place])
-    dated = len(first) == len(parts) > 0
+    place, rows = _rows(data.purchases, users)
+    bought = rows * n_items + data.purchases.indices[place]
+    key, found = _merged(parts, places, keys, bought)
+    row, item = np.divmod(key, n_items)
+    return TouchedPairs(users[row], item, *found)
+
+
+def _merged(
+    parts: list[Interactions], places: list[LongArray], keys: list[LongArray], bought: LongArray
+) -> tuple[LongArray, tuple[LongArray, LongArray, LongArray | None, LongArray | None]]:
+    """Return the distinct keys that were not bought, ascending, and what is known of each.
+
+    Parameters
+    ----------
+    parts
+        The auxiliary behaviors.
+    places, keys
+        Of each behavior the records to merge, and what names the pair of each.
+    bought
+        Keys of purchases, ascending.
+    """
+    bits = [np.full(place.size, 1 << bit, np.int64) for bit, place in enumerate(places)]
+    counts = [part.counts[p].astype(np.int64) for part, p in zip(parts, places, strict=True)]
+    first = [part.first[p] for part, p in zip(parts, places, strict=True) if part.first is not None]
+    last = [part.last[p] for part, p in zip(parts, places, strict=True) if part.last is not None]
+    dated = len(first) == len(last) == len(parts) > 0
     key = np.concatenate([*keys, np.empty(0, np.int64)])
     # A stable sort merges the ascending rows of few behaviors quickly.
     order = np.argsort(key, kind="stable")
     key = key[order]
     starts = np.flatnonzero(np.r_[True, key[1:] != key[:-1]]) if key.size else order
-    place, rows = _rows(data.purchases, users)
-    bought = _within(key[starts], rows * n_items + data.purchases.indices[place])
+    open_ = ~_within(key[starts], bought)
 
     def reduced(ufunc: np.ufunc, values: list[LongArray]) -> LongArray:
         if not starts.size:
             return np.empty(0, np.int64)
-        return np.asarray(ufunc.reduceat(np.concatenate(values)[order], starts))[~bought]
+        return np.asarray(ufunc.reduceat(np.concatenate(values)[order], starts))[open_]
 
-    row, item = np.divmod(key[starts][~bought], n_items)
-    return TouchedPairs(
-        users=users[row],
-        items=item,
-        behaviors=reduced(np.bitwise_or, bits),
-        counts=reduced(np.add, counts),
-        first=reduced(np.minimum, first) if dated else None,
-        last=reduced(np.maximum, last) if dated else None,
+    return key[starts][open_], (
+        reduced(np.bitwise_or, bits),
+        reduced(np.add, counts),
+        reduced(np.minimum, first) if dated else None,
+        reduced(np.maximum, last) if dated else None,
     )
 
 

@@ -10,6 +10,7 @@ from funnelrec.serving.hesitations import (
     Thresholds,
     hesitation_blocks,
     hesitations,
+    item_hesitations,
     write_hesitations,
 )
 
@@ -24,6 +25,7 @@ __all__ = [
     "export",
     "hesitation_blocks",
     "hesitations",
+    "item_hesitations",
     "load_artifact",
     "write_hesitations",
 ]

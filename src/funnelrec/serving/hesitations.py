@@ -20,7 +20,7 @@ from funnelrec.common.errors import CapabilityError, UsageError
 from funnelrec.common.files import atomic_path
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.data.interactions import LongArray
-from funnelrec.data.touched import BLOCK, TouchedPairs, touched_not_bought
+from funnelrec.data.touched import BLOCK, TouchedPairs, touched_item, touched_not_bought
 from funnelrec.evaluation.conversion_calibration import ConversionCalibration, calibrate_conversion
 from funnelrec.evaluation.evidence import EvidenceModel, PairEvidence
 from funnelrec.models.base import Recommender, registry
@@ -36,6 +36,7 @@ Label = Literal["hesitation", "substituted", "weak_interest"]
 LABELS: tuple[Label, ...] = get_args(Label)
 
 Source = Run | Artifact | Recommender[Any]
+FloatArray = npt.NDArray[np.float32]
 
 _REPEATING = [USER, ITEM, "behaviors.list.element", "competitor_id", "label"]
 # A probability that was pooled to the base rate itself may miss it by rounding.
@@ -324,6 +325,61 @@ def hesitation_blocks(
     return parts()
 
 
+def item_hesitations(
+    source: Source,
+    item: Any,
+    dataset: Dataset | None = None,
+    *,
+    thresholds: Thresholds | None = None,
+    calibration: ConversionCalibration | None = None,
+) -> pl.DataFrame:
+    """Return everybody who touched one item and did not buy it, with what the model says of it.
+
+    Parameters
+    ----------
+    source, dataset, thresholds, calibration
+        As in :func:`hesitations`.
+    item
+        External identifier.
+
+    Returns
+    -------
+    polars.DataFrame
+        The rows that :func:`hesitations` has of this item, best first over all users.
+
+    Raises
+    ------
+    CapabilityError
+        If the model gives no evidence.
+    UsageError
+        For an unknown item.
+
+    Examples
+    --------
+    ``item_hesitations(load_run("runs/charm"), "i00007").filter(pl.col("label") == "hesitation")``
+    """
+    where = EvidenceSource.of(source, dataset, calibration)
+    (number,) = where.data.item_ids.encode(pl.Series([item])).tolist()
+    if number < 0:
+        raise UsageError(f"item {item!r} is not in the data set; name another.")
+    pairs = touched_item(where.data, number)
+    starts = range(0, len(pairs), BLOCK)
+    blocks = [
+        where.evidence.pair_evidence(pairs.users[at : at + BLOCK], pairs.items[at : at + BLOCK])
+        for at in starts or (0,)
+    ]
+    found = PairEvidence(
+        **{
+            name: np.concatenate([getattr(block, name) for block in blocks])
+            for name in vars(blocks[0])
+        }
+    )
+    leading, other = _leading(where, found)
+    order = np.lexsort((-other, -leading))
+    marks = thresholds or Thresholds()
+    return frame_of(where, _taken(pairs, order), _evidence(found, order), marks)
+
+
 def write_hesitations(
     path: str | Path,
     source: Source,
@@ -382,12 +438,17 @@ def _arrow(frame: pl.DataFrame) -> pa.Table:
 
 def best_first(where: EvidenceSource, pairs: TouchedPairs, found: PairEvidence) -> LongArray:
     """Return the order of pairs by user as they come, then best first."""
-    leading, other = found.weight, found.confidence
-    if where.calibration is not None and where.calibration.conversion_from == "confidence":
-        leading, other = other, leading
-    # The calibrated conversion never falls with its source, so the source orders both.
+    leading, other = _leading(where, found)
     row = np.cumsum(np.r_[False, pairs.users[1:] != pairs.users[:-1]])[: len(pairs)]
     return np.lexsort((-other, -leading, row))
+
+
+def _leading(where: EvidenceSource, found: PairEvidence) -> tuple[FloatArray, FloatArray]:
+    """Return what orders pairs first, and what decides between equals."""
+    # The calibrated conversion never falls with its source, so the source orders both.
+    if where.calibration is not None and where.calibration.conversion_from == "confidence":
+        return found.confidence, found.weight
+    return found.weight, found.confidence
 
 
 def frame_of(

@@ -22,6 +22,7 @@ from funnelrec.evaluation.scoring import SCORE_BUDGET
 from funnelrec.serving.artifact import Artifact
 from funnelrec.serving.explanation import explain_pair
 from funnelrec.serving.hesitations import check_evidence, hesitations, plain_rows
+from funnelrec.serving.reasons import reasons
 from funnelrec.serving.rest.errors import ServiceError
 from funnelrec.serving.rest.settings import ServiceLimits
 
@@ -370,7 +371,14 @@ class Engine:
             "item_id": self.items.names[what],
             "score": score if np.isfinite(score) else None,
             "behaviors": behaviors,
-            "because": self._because(what, done),
+            "because": [
+                {
+                    "item_id": self.items.names[reason.item],
+                    "similarity": reason.similarity,
+                    "behaviors": list(reason.behaviors),
+                }
+                for reason in reasons(self.model, what, done)
+            ],
             "evidence": None,
         }
         touched = any(name != data.target for name in behaviors)
@@ -379,25 +387,6 @@ class Engine:
                 self.artifact, found["user_id"], found["item_id"], competitors=_SIMILAR
             )
         return found
-
-    def _because(self, item: int, done: Mapping[str, LongArray | Any]) -> list[dict[str, Any]]:
-        """Return what the user did with the items most like this one, most alike first."""
-        with torch.no_grad():
-            like = self.model._similarity(item)
-        others = np.setdiff1d(_union(list(done.values())), [item])
-        if like is None or not others.size:
-            return []
-        alike = like.cpu()[torch.from_numpy(others)]
-        best, places = torch.topk(alike, min(_SIMILAR, len(others)))
-        return [
-            {
-                "item_id": self.items.names[other],
-                "similarity": value,
-                "behaviors": [name for name, row in done.items() if np.isin(other, row)],
-            }
-            for value, other in zip(best.tolist(), others[places.numpy()].tolist(), strict=True)
-            if value > 0
-        ]
 
     # -- checks --------------------------------------------------------------------------
 
