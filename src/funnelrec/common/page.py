@@ -34,6 +34,14 @@ h1 {{ font-size: 1.15rem; line-height: 1.35; margin: 0.4rem 0; }}
 _TOP = 60  # pixels that a figure without its title needs above it
 
 
+def untitled(figure: Any) -> tuple[str, Any]:
+    """Return the title of a plotly figure, empty where it has none, and a copy without it."""
+    shown = copy.deepcopy(figure)
+    title = str(shown.layout.title.text or "")
+    shown.update_layout(title=None, margin={"t": min(_TOP, shown.layout.margin.t or _TOP)})
+    return title, shown
+
+
 def write_page(figure: Any, path: str | Path, *, library_beside: bool = False) -> None:
     """Write a plotly figure as one HTML file, atomically.
 
@@ -56,9 +64,7 @@ def write_page(figure: Any, path: str | Path, *, library_beside: bool = False) -
         If the file cannot be written.
     """
     path = Path(path)
-    shown = copy.deepcopy(figure)
-    title = str(shown.layout.title.text)
-    shown.update_layout(title=None, margin={"t": min(_TOP, shown.layout.margin.t or _TOP)})
+    title, shown = untitled(figure)
     if library_beside:
         script = require("plotly.offline", "plots").get_plotlyjs()
         with atomic_path(path.parent / "plotly.min.js") as temporary:

@@ -11,6 +11,7 @@ from funnelrec.comparison.report import write_report
 from funnelrec.comparison.results import ModelResult, comparable_groups
 from funnelrec.comparison.runner import Comparison, Listener, compare
 from funnelrec.comparison.search import Search, Trial, tune
+from funnelrec.comparison.stored import StoredComparison, read_comparison
 
 __all__ = [
     "Comparison",
@@ -19,12 +20,14 @@ __all__ = [
     "Listener",
     "ModelResult",
     "Search",
+    "StoredComparison",
     "Trial",
     "comparable_groups",
     "compare",
     "findings",
     "hesitation_study",
     "parse_entries",
+    "read_comparison",
     "read_spec",
     "run_demo",
     "tune",

@@ -272,7 +272,7 @@ def _results(comparison: Comparison, found: Sequence[Group]) -> list[Block]:
         notes = _published_notes(group)
         if notes:
             blocks.append(Items(notes))
-        blocks.append(_means_chart(comparison, group, number, len(found)))
+        blocks.append(means_chart(group, comparison.metric, number, len(found)))
     return blocks
 
 
@@ -328,8 +328,18 @@ def _seeds(comparison: Comparison, line: Line) -> str:
     return str(done) if done == comparison.seeds else f"{done} of {comparison.seeds}"
 
 
-def _means_chart(comparison: Comparison, group: Group, number: int, of: int) -> Chart:
-    metric = comparison.metric
+def means_chart(group: Group, metric: str, number: int = 1, of: int = 1) -> Chart:
+    """Return a metric of every entry on each slice, with its interval over users.
+
+    Parameters
+    ----------
+    group
+        Entries of one protocol.
+    metric
+        What is drawn, as ``ndcg@10``.
+    number, of
+        Which table of how many this is.
+    """
     panels = []
     for part in SLICES:
         own = [v for v in group.verdicts if (v.part, v.metric) == (part, metric)]

@@ -6,12 +6,12 @@ color vision; lines differ in their dashes, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from funnelrec.common.optional import require
 from funnelrec.comparison.results import ModelResult
-from funnelrec.evaluation.slices import SLICES
+from funnelrec.evaluation.slices import SLICES, SliceName
 from funnelrec.training.history import History
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
@@ -95,21 +95,52 @@ def slices_figure(results: Sequence[ModelResult], metric: str = "hr@10") -> Any:
     MissingExtraError
         If plotly is not installed.
     """
-    objects = require("plotly.graph_objects", "plots")
     slices = [name for name in SLICES if results[0].test.slices[name]["users"]]
-    labels = [f"{name}<br>{results[0].test.slices[name]['users']:,} users" for name in slices]
+    return slice_bars(
+        {name: int(results[0].test.slices[name]["users"] or 0) for name in slices},
+        {
+            result.name: {name: result.test.slices[name][metric] for name in slices}
+            for result in results
+        },
+        metric.upper(),
+    )
+
+
+def slice_bars(
+    users: Mapping[SliceName, int],
+    bars: Mapping[str, Mapping[SliceName, float | int | None]],
+    measure: str,
+) -> Any:
+    """Return a plotly figure: for each slice a bar of every name.
+
+    Parameters
+    ----------
+    users
+        Users of each slice.
+    bars
+        The value on each slice, by name.
+    measure
+        What the values are.
+
+    Raises
+    ------
+    MissingExtraError
+        If plotly is not installed.
+    """
+    objects = require("plotly.graph_objects", "plots")
+    labels = [f"{name}<br>{size:,} users" for name, size in users.items()]
     figure = objects.Figure(
         [
             objects.Bar(
-                name=result.name,
+                name=name,
                 x=labels,
-                y=[result.test.slices[name][metric] for name in slices],
+                y=[values[part] for part in users],
                 marker_color=COLORS[place % len(COLORS)],
-                hovertemplate=f"{result.name}, {metric.upper()}: %{{y:.4f}}<extra></extra>",
+                hovertemplate=f"{name}, {measure}: %{{y:.4f}}<extra></extra>",
             )
-            for place, result in enumerate(results)
+            for place, (name, values) in enumerate(bars.items())
         ]
     )
     figure.update_layout(**_LAYOUT, barmode="group", height=380)
-    figure.update_yaxes(title=metric.upper(), rangemode="tozero")
+    figure.update_yaxes(title=measure, rangemode="tozero")
     return figure

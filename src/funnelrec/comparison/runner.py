@@ -427,15 +427,7 @@ def _claim(out: Path, source: Path, dataset: Dataset) -> None:
     """Make the folder, or refuse one that holds something else."""
     header = out / HEADER
     if header.is_file():
-        stored = read_json(header)
-        version = stored.get("schema_version") if isinstance(stored, dict) else None
-        if not isinstance(version, int):
-            raise DataError(f"{header} is no record of a comparison; name another folder.")
-        if version > SCHEMA_VERSION:
-            raise DataError(
-                f"{out} was written with schema {version}, this funnelrec reads up to "
-                f"{SCHEMA_VERSION}; upgrade funnelrec."
-            )
+        stored = read_header(out)
         if stored.get("fingerprint") != dataset.fingerprint:
             raise UsageError(
                 f"{out} holds a comparison on another data set ({stored.get('dataset')!r}, "
@@ -458,6 +450,33 @@ def _claim(out: Path, source: Path, dataset: Dataset) -> None:
             "fingerprint": dataset.fingerprint,
         },
     )
+
+
+def read_header(out: Path) -> Mapping[str, Any]:
+    """Return what a folder says of the comparison in it: name, path and fingerprint of its data.
+
+    Raises
+    ------
+    DataError
+        If there is no comparison in it, or a newer funnelrec wrote it.
+    """
+    header = out / HEADER
+    if not header.is_file():
+        raise DataError(
+            f"{out} is no comparison: there is no {HEADER} in it; make one with: "
+            "funnelrec compare DATASET --models NAMES --out DIR"
+        )
+    stored = read_json(header)
+    version = stored.get("schema_version") if isinstance(stored, dict) else None
+    if not isinstance(version, int):
+        raise DataError(f"{header} is no record of a comparison; name another folder.")
+    if version > SCHEMA_VERSION:
+        raise DataError(
+            f"{out} was written with schema {version}, this funnelrec reads up to "
+            f"{SCHEMA_VERSION}; upgrade funnelrec."
+        )
+    found: Mapping[str, Any] = stored
+    return found
 
 
 def _steps(
