@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Route
+    from playwright.sync_api import (
+        Browser,
+        BrowserContext,
+        ConsoleMessage,
+        Page,
+        Route,
+        WebSocket,
+    )
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
@@ -60,24 +67,47 @@ class Seen:
 @contextmanager
 def windows(width: int) -> Iterator[Callable[[Path, int], Seen]]:
     """Give what opens a page in a window of some width and waits until it has drawn its plots."""
+    with _browser() as browser:
+        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+        yield lambda path, plots: _open(context, path, plots)
+
+
+@contextmanager
+def visits(address: str, width: int) -> Iterator[Seen]:
+    """Give an empty page in a window of some width that reaches one server and nothing else."""
+    with _browser() as browser:
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        seen = _watched(context, address)
+        socket = address.replace("http", "ws", 1)
+
+        def joined(joined: WebSocket) -> None:
+            if not joined.url.startswith(f"{socket}/"):
+                seen.refused.append(joined.url)
+
+        seen.page.on("websocket", joined)
+        yield seen
+
+
+@contextmanager
+def _browser() -> Iterator[Browser]:
     sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
         try:
-            context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
-            yield lambda path, plots: _open(context, path, plots)
+            yield browser
         finally:
             browser.close()
 
 
-def _open(context: BrowserContext, path: Path, plots: int) -> Seen:
+def _watched(context: BrowserContext, allowed: str) -> Seen:
+    """Return a new page that may ask for addresses below one, and what it says and asks for."""
     seen = Seen(context.new_page())
 
     def answer(route: Route) -> None:
         address = route.request.url
-        if address.startswith("file://"):
+        if address.startswith(f"{allowed}/"):
             seen.files.append(address.rpartition("/")[2])
             route.continue_()
         else:
@@ -91,6 +121,11 @@ def _open(context: BrowserContext, path: Path, plots: int) -> Seen:
     seen.page.route("**/*", answer)
     seen.page.on("console", note)
     seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+    return seen
+
+
+def _open(context: BrowserContext, path: Path, plots: int) -> Seen:
+    seen = _watched(context, "file:/")
     seen.page.goto(path.as_uri())
     seen.page.wait_for_function(
         f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {plots}",
