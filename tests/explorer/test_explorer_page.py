@@ -139,8 +139,11 @@ class TestTraining:
         by_name = {trace["name"]: trace for trace in curves["data"]}
         for column in frame.columns[2:]:
             kind, name = column.split("/", 1)
+            if kind not in ("loss", "validation"):
+                continue
             trace = by_name[name if kind == "loss" else f"validation {name}"]
             assert _values(trace["y"]) == pytest.approx(frame[column].drop_nulls().to_list())
+        has(app, frame)
         measured = explored.measure("test")
         has(app, slices_table(measured))
         for trace, name in zip(bars["data"], ("hr@10", "ndcg@10"), strict=True):

@@ -199,6 +199,8 @@ def training_page(explored: Explored) -> None:
             st.caption("Dotted: the epoch that was kept.")
             for note in explored.history.notes:
                 st.caption(plain(note))
+            with st.expander("Epoch by epoch"):
+                table(explored.history.to_frame())
         elif isinstance(explored.source, Run):
             st.info(f"{plain(explored.model.name)} has no epochs: it is fitted in one go.")
         else:
@@ -445,7 +447,7 @@ def item_page(explored: Explored) -> None:
         found = found.filter(pl.col("label").is_in(chosen))
     st.caption(f"{found.height:,} users touched it and did not buy it.")
     st.download_button(
-        "Download as CSV",
+        "Export as CSV",
         as_csv(found),
         file_name=f"hesitations-{re.sub(r'[^A-Za-z0-9._-]', '_', str(item))}.csv",
         mime="text/csv",
