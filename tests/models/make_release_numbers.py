@@ -1,0 +1,190 @@
+"""Writes what the authors' code of three models computes on a tiny shop.
+
+    python tests/models/make_release_numbers.py CLONES
+
+CLONES holds clones of tsinghua-fib-lab/MBGCN, weiwei1206/CML and GuShuyun/MBRec in folders MBGCN,
+CML and MBRec. Their classes are called as they are, on a CPU, in float32; what they read from
+files or the command line is handed to them. Graphs of items of MBGCN, whose making its release does
+not show, are those of the model here. Both maps of items of S-MBRec are one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from release_shop import PAIRS, SHAPE, TRIPLES, matrix, wave
+from torch import Tensor
+
+from funnelrec.data.interactions import Interactions
+from funnelrec.models.mbgcn import alike_items
+
+TARGET = Path(__file__).with_name("release_numbers.json")
+
+
+def of(folder: Path, module: str) -> Any:
+    """Return a module of a clone, with its neighbors in reach."""
+    sys.path.insert(0, str(folder))
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.remove(str(folder))
+
+
+def fill(parameter: Any, seed: int) -> None:
+    """Set a parameter to its wave."""
+    with torch.no_grad():
+        parameter.copy_(wave(seed, *parameter.shape))
+
+
+def mbgcn(folder: Path) -> dict[str, Any]:
+    names = ["purchase", "view"]
+    alike = {}
+    for name in names:
+        of_users, of_items = zip(*PAIRS[name], strict=True)
+        pairs = Interactions.from_pairs(of_users, of_items, n_users=SHAPE[0], n_items=SHAPE[1])
+        alike[name] = torch.from_numpy(alike_items(pairs, 2).toarray())
+    trainset = SimpleNamespace(
+        user_num=SHAPE[0],
+        item_num=SHAPE[1],
+        relation=names,
+        relation_dict={name: matrix(name).to_sparse() for name in names},
+        item_graph=dict(alike),
+        item_graph_degree={name: part.sum(dim=1, keepdim=True) for name, part in alike.items()},
+        train_matrix=matrix("purchase").to_sparse(),
+        user_behaviour_degree=torch.stack([matrix(name).sum(dim=1) for name in names], dim=1),
+    )
+    flags = SimpleNamespace(
+        embedding_size=3,
+        L2_norm=1e-2,
+        create_embeddings="True",
+        mgnn_weight=[1.0, 1.0],
+        lamb=1.0,
+        message_dropout=0.2,
+        node_dropout=0.2,
+    )
+    made = of(folder, "model").MBGCN(flags, trainset, torch.device("cpu")).eval()
+    with torch.no_grad():
+        made.mgnn_weight.copy_(torch.tensor([1.3, 0.7]))
+    for seed, parameter in enumerate(
+        [
+            made.user_embedding,
+            made.item_embedding,
+            made.W,
+            made.item_propagate_W[0],
+            made.item_propagate_W[1],
+            made.item_behaviour_W[0],
+            made.item_behaviour_W[1],
+        ]
+    ):
+        fill(parameter, seed)
+    users, positives, negatives = TRIPLES
+    items = torch.tensor([positives, [row[0] for row in negatives]]).T
+    output = made(torch.tensor(users)[:, None], items)
+    loss = of(folder, "loss").bprloss(output, len(users), "mean")
+    return {"scores": made.evaluate(torch.arange(SHAPE[0])).tolist(), "loss": loss.item()}
+
+
+def cml(folder: Path) -> dict[str, Any]:
+    args = SimpleNamespace(
+        hidden_dim=4, gnn_layer="[4,4]", head_num=4, drop_rate=0.0, drop_rate1=0.0, slope=0.1
+    )
+    args.inner_product_mult = 1
+    params = ModuleType("Params")
+    vars(params)["args"] = args
+    sys.modules["Params"] = params
+    names = ["view", "purchase"]
+    graphs = {
+        place: {"A": matrix(name).to_sparse(), "AT": matrix(name).T.to_sparse()}
+        for place, name in enumerate(names)
+    }
+    made = of(folder, "BGNN").myModel(*SHAPE, names, graphs).gcn
+    weights = [made.user_embedding.weight, made.item_embedding.weight]
+    for layer in made.layers:
+        weights += [layer.u_w, layer.i_w]
+    weights += [made.u_concatenation_w, made.i_concatenation_w]
+    for seed, parameter in enumerate(weights):
+        fill(parameter, seed)
+    users, items, views, _ = made()
+
+    # It moves a parameter that it does not use to a GPU.
+    plain, torch.Tensor.cuda = torch.Tensor.cuda, lambda self, *_: self  # type: ignore[method-assign]
+    meta = of(folder, "MV_Net").MetaWeightNet(len(names))
+    torch.Tensor.cuda = plain  # type: ignore[method-assign]
+    for seed, name in enumerate(
+        ["SSL_layer1", "SSL_layer2", "SSL_layer3", "RS_layer1", "RS_layer2", "RS_layer3"]
+    ):
+        fill(getattr(meta, name).weight, seed)
+        fill(getattr(meta, name).bias, seed + 10)
+    contrast, ranking = [list(wave(seed, 2, 4).abs()) for seed in (20, 21)]
+    rows = torch.tensor([0, 2, 3, 4])
+    of_contrast, of_ranking = meta(contrast, ranking, rows, [rows, rows], views, users)
+    return {
+        "users": users.tolist(),
+        "items": items.tolist(),
+        "views": views.tolist(),
+        "contrast_weights": [part.tolist() for part in of_contrast],
+        "ranking_weights": [part.tolist() for part in of_ranking],
+    }
+
+
+def normalised(name: str) -> sp.coo_matrix:
+    part = matrix(name).numpy()
+    whole = np.zeros((sum(SHAPE), sum(SHAPE)))
+    whole[: SHAPE[0], SHAPE[0] :], whole[SHAPE[0] :, : SHAPE[0]] = part, part.T
+    sums = whole.sum(axis=1)
+    scale = np.where(sums > 0, 1 / np.sqrt(np.maximum(sums, 1)), 0)
+    return sp.coo_matrix(scale[:, None] * whole * scale)
+
+
+def s_mbrec(folder: Path) -> dict[str, Any]:
+    dim, kept = 4, {}
+    users, positives, negatives = TRIPLES
+    batch: dict[str, Tensor] = {
+        "users": torch.tensor(users),
+        "type_n": torch.stack(
+            [matrix(name).sum(dim=1)[users] for name in ("purchase", "cart", "view")]
+        ),
+        "pos_items": torch.tensor(positives),
+        "neg_items": torch.tensor(negatives),
+    }
+    for weight in (0.0, 0.2):
+        args = SimpleNamespace(
+            l2=1e-2, dim=dim, context_hops=2, mess_dropout=False, mess_dropout_rate=0.1,
+            edge_dropout=False, edge_dropout_rate=0.1, pool="mean", n_negs=1, ns="rns", K=2,
+            tua0=1.0, tua1=0.5, tua2=0.2, tua3=0.2, lamda=weight, cuda=False,
+        )  # fmt: skip
+        made = of(folder, "modules.LightGCN").LightGCN(
+            {"n_users": SHAPE[0], "n_items": SHAPE[1]},
+            args,
+            *(normalised(name) for name in ("purchase", "cart", "view")),
+        )
+        parameters = (made.user_embed, made.item_embed, made.weightu, made.weighti)
+        for seed, parameter in enumerate(parameters):
+            fill(parameter, seed)
+        fill(made.weightin, 3)
+        kept[f"loss_{weight}"] = made(batch).item()
+        kept["scores"] = made.rating(*made.generate()).tolist()
+    return kept
+
+
+def main() -> None:
+    """Write the numbers."""
+    clones = Path(sys.argv[1])
+    numbers = {
+        "mbgcn": mbgcn(clones / "MBGCN"),
+        "cml": cml(clones / "CML"),
+        "s_mbrec": s_mbrec(clones / "MBRec"),
+    }
+    TARGET.write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
