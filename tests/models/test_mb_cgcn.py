@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from model_oracles import (
 )
 from torch import Tensor
 
+from funnelrec.common.random import derived_seed
 from funnelrec.data.dataset import Dataset, TrainingData
-from funnelrec.models.lightgcn import LightGCNNetwork, LightGCNSettings
+from funnelrec.data.interactions import Interactions
+from funnelrec.models.lightgcn import LightGCN, LightGCNNetwork, LightGCNSettings
 from funnelrec.models.mb_cgcn import MBCGCN, MBCGCNNetwork, MBCGCNSettings
 from funnelrec.testing.datasets import datasets
 from funnelrec.training.sampling import PairSampler, Triples
@@ -151,6 +154,37 @@ def test_maps_start_as_they_say(tiny_dataset: Dataset) -> None:
     assert not torch.equal(maps[0], maps[2])
     same = network(data, map_init="identity")
     assert all(torch.equal(one, torch.eye(4).double()) for one in same.item_maps)
+
+
+def test_pre_training_leaves_the_table_of_lightgcn_on_the_weakest_behavior(
+    tiny_dataset: Dataset,
+) -> None:
+    data = tiny_dataset.training
+    shared: dict[str, Any] = {"dim": 4, "l2": 1e-3, "learning_rate": 0.02, "seed": 7}
+    alone = replace(
+        data,
+        behaviors=("view",),
+        target="view",
+        interactions={"view": data.interactions["view"]},
+        validation=Interactions.empty(*data.shape),
+    )
+    plain = LightGCN(**shared, layers=3, init="small", epochs=4, batch_size=32, device="cpu").fit(
+        alone
+    )
+    model = MBCGCN(
+        **shared, layers=(3, 1, 1), pretrain_epochs=4, pretrain_batch_size=32, device="cpu"
+    )
+    made = model.network(data, torch.Generator().manual_seed(derived_seed(7, "weights")))
+    assert torch.equal(made.users, plain._state()["ego_users"])
+    assert torch.equal(made.items, plain._state()["ego_items"])
+    untrained = MBCGCN(**shared, layers=(3, 1, 1), device="cpu").network(
+        data, torch.Generator().manual_seed(derived_seed(7, "weights"))
+    )
+    assert torch.equal(made.user_maps[0], untrained.user_maps[0])
+    assert not torch.allclose(made.items, untrained.items, atol=1e-3)
+    # The cascade goes on training them.
+    assert made.users.requires_grad
+    assert made.users.grad is None
 
 
 def test_presets() -> None:

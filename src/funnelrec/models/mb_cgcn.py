@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.interactions import Interactions
 from funnelrec.graph.propagation import propagate
 from funnelrec.models.base import Capabilities, register
 from funnelrec.models.cascade import CascadeNetwork, Depths, Stage, depths
@@ -22,9 +24,10 @@ from funnelrec.models.gradient import (
     table,
     triple_rows,
 )
+from funnelrec.models.lightgcn import LightGCNNetwork, LightGCNSettings
 from funnelrec.models.space import Choice, Range, SearchSpace
 from funnelrec.objectives.regularization import l2_of_rows
-from funnelrec.training.loop import METRIC_PATTERN
+from funnelrec.training.loop import METRIC_PATTERN, train
 from funnelrec.training.sampling import PairSampler, Triples
 
 MapInit = Literal["small", "xavier", "identity"]
@@ -52,6 +55,13 @@ class MBCGCNSettings(GradientSettings):
         "of 64 to a twelfth, so that stronger behaviors start almost silent; Xavier; or "
         "'identity', which hands vectors on as they are.",
     )
+    pretrain_epochs: int = Field(
+        0,
+        ge=0,
+        description="Epochs of a LightGCN on the weakest behavior alone, whose table the cascade "
+        "starts from. The release has 1000; the abstract of the paper speaks of none.",
+    )
+    pretrain_batch_size: int = Field(2048, ge=1, description="Pairs per step of that LightGCN.")
     epochs: int = Field(1000, ge=1, description="Most passes over the training purchases.")
     patience: int = Field(
         25, ge=1, description="Stop after this many epochs without a better validation value."
@@ -138,12 +148,19 @@ class MBCGCN(EmbeddingRecommender[MBCGCNSettings]):
     Reference: Cheng et al., "Multi-Behavior Recommendation with Cascading Graph Convolution
     Networks", WWW 2023, arXiv 2303.15720; release SS-00-SS/MBCGCN.
 
-    Departures: any number of behaviors, where the release is written for view, cart, buy; its
-    layers 2, 4, 3 are ``preset="release"``, because they belong to three behaviors. The epoch is
-    selected on validation purchases (the release takes the test set). The first stage of the
-    release, a LightGCN on views whose table the cascade starts from, is left out: the tables
-    start from the draw that the release has without it. The paper's settings were not at hand:
-    ``preset="paper"`` is the default, the release's settings with layers for any data.
+    The paper's settings were not at hand: ``preset="paper"`` is the default, the release's
+    settings with layers for any data. ``preset="release"`` has its layers for three behaviors,
+    2, 4, 3. Its first stage, a LightGCN on the weakest behavior whose table the cascade starts
+    from, costs far more than the cascade and is asked for by ``pretrain_epochs=1000``.
+
+    ``preset="practical"`` starts the maps at the identity, the tables ten times as large, and has
+    15 epochs of that first stage. On 3,000 users of taobao15k, validation HR@20 peaked at 0.028
+    with the release's draws, 0.036 with larger tables and identity maps (both with steps of 3e-3
+    and ``l2=1e-4``), and 0.068 with the first stage and ``l2=1e-2`` as well; which of these two
+    does it was not tried.
+
+    Departures: any number of behaviors, where the release is written for view, cart, buy. The
+    epoch is selected on validation purchases (the release takes the test set).
     """
 
     name = "mb_cgcn"
@@ -165,6 +182,17 @@ class MBCGCN(EmbeddingRecommender[MBCGCNSettings]):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": {},
         "release": {"layers": (2, 4, 3)},
+        "practical": {
+            "init": "normal",
+            "map_init": "identity",
+            "learning_rate": 3e-3,
+            "l2": 1e-2,
+            "pretrain_epochs": 15,
+            "pretrain_batch_size": 8192,
+            "epochs": 200,
+            "evaluate_every": 2,
+            "patience": 20,
+        },
     }
 
     def check(self, data: TrainingData) -> None:
@@ -173,8 +201,41 @@ class MBCGCN(EmbeddingRecommender[MBCGCNSettings]):
         depths(self.config.layers, data.chain)
 
     def network(self, data: TrainingData, generator: torch.Generator) -> MBCGCNNetwork:
-        """Return freshly drawn tables and maps over one graph per behavior."""
-        return MBCGCNNetwork(self.config, data, generator)
+        """Return tables and maps over one graph per behavior, freshly drawn or pre-trained."""
+        made = MBCGCNNetwork(self.config, data, generator)
+        if self.config.pretrain_epochs:
+            self._pretrain(made, data)
+        return made
+
+    def _pretrain(self, made: MBCGCNNetwork, data: TrainingData) -> None:
+        """Train the tables of a network in place, as those of LightGCN on its first behavior."""
+        config = self.config
+        name = data.chain[0]
+        pairs = data.interactions[name]
+        alone = replace(
+            data,
+            behaviors=(name,),
+            target=name,
+            interactions={name: pairs},
+            validation=Interactions.empty(*data.shape, dated=data.has_timestamps),
+            recent={},
+        )
+        settings = LightGCNSettings(
+            dim=config.dim,
+            layers=made.depths[0],
+            l2=config.l2,
+            learning_rate=config.learning_rate,
+            epochs=config.pretrain_epochs,
+        )
+        plain = LightGCNNetwork(settings, alone, torch.Generator())
+        sampler = PairSampler(pairs, batch_size=config.pretrain_batch_size, seed=self.seed)
+        with torch.no_grad():
+            plain.users.copy_(made.users)
+            plain.items.copy_(made.items)
+        train(plain.to(self.device), sampler, settings)
+        with torch.no_grad():
+            made.users.copy_(plain.users)
+            made.items.copy_(plain.items)
 
     def sampler(self, data: TrainingData) -> PairSampler:
         """Return shuffled training purchases with one negative each."""

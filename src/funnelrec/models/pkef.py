@@ -14,6 +14,7 @@ from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import Interactions
 from funnelrec.data.profiles import behavior_weights
+from funnelrec.data.sizes import Sizes
 from funnelrec.graph.averaging import Nodes, average
 from funnelrec.models.base import Capabilities, register
 from funnelrec.models.cascade import Depths, depths
@@ -34,6 +35,8 @@ from funnelrec.training.loop import METRIC_PATTERN
 
 # The release multiplies every ranking term by this.
 _TERMS = 3.0
+# Tables that autograd holds for a layer of both streams, and for an expert of a head.
+_KEPT_BY_A_LAYER, _KEPT_BY_AN_EXPERT = 10, 6
 # Keeps the projection onto a zero row at 0.
 _EPSILON = 1e-12
 
@@ -288,7 +291,12 @@ class PKEF(ExpertRecommender[PKEFSettings]):
 
     The paper's equations were not at hand; these are the release's. ``preset="release"`` has its
     layers for three behaviors, 4, 1, 1; with ``preset="paper"`` and by default every behavior has
-    one, so that any number of behaviors will do. Departures: an epoch passes over all users, not
+    one, so that any number of behaviors will do. On 3,000 users of taobao15k, validation HR@10
+    was 0.063 after 10 epochs of the default, 0.033 after 5 with the layers of the release (where
+    the default had 0.050 after 4), and 0.005 with these and steps of 5e-3; ``preset="practical"``
+    is the default with half the epochs.
+
+    Departures: an epoch passes over all users, not
     over 10,000 of them; positives are drawn without replacement; a user without a behavior adds
     nothing to its loss, where the release adds a pair of gap 0; the step size shrinks once an
     epoch; validation purchases select the epoch, where the release reports the last one; no set
@@ -308,6 +316,7 @@ class PKEF(ExpertRecommender[PKEFSettings]):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": {},
         "release": {"layers": (4, 1, 1)},
+        "practical": {"epochs": 50},
     }
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": Range(3e-4, 1e-2, log=True),
@@ -320,6 +329,19 @@ class PKEF(ExpertRecommender[PKEFSettings]):
         super().check(data)
         depths(self.config.layers, data.chain)
         coefficients(self.config, data)
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of what layers of both streams keep, and of all heads' experts, too."""
+        config, behaviors = self.config, len(sizes.pairs)
+        layers = config.layers
+        steps = layers * behaviors if isinstance(layers, int) else sum(layers)
+        tables = 4 * config.dim * sizes.nodes
+        return {
+            **super().memory(sizes),
+            # Neighbors' means, sums and projections, and their gradients.
+            "streams": _KEPT_BY_A_LAYER * steps * tables,
+            "experts": _KEPT_BY_AN_EXPERT * behaviors * behaviors * tables,
+        }
 
     def network(self, data: TrainingData, generator: torch.Generator) -> PKEFNetwork:
         """Return freshly drawn tables and gate over one graph per behavior."""
