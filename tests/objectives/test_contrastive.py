@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from funnelrec.objectives.contrastive import decoupled_alignment, info_nce, info_nce_among_all
+from funnelrec.objectives.contrastive import (
+    decoupled_alignment,
+    info_nce,
+    info_nce_among_all,
+    info_nce_with_own_view,
+)
 
 
 def views(seed: int, rows: int, dim: int = 4) -> tuple[Tensor, Tensor]:
@@ -205,3 +210,19 @@ def test_absent_rows_leave_no_trace(form: Any, seed: int, chosen: list[bool]) ->
         selected, expected = torch.zeros(()), tuple(torch.zeros_like(part) for part in found)
     assert masked.item() == pytest.approx(selected.item(), abs=1e-12)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@given(seed=st.integers(0, 10**6), rows=st.integers(1, 6))
+def test_with_the_own_view_is_its_definition(seed: int, rows: int) -> None:
+    anchor, other = views(seed, rows)
+    found = info_nce_with_own_view(anchor, other, temperature=0.4)
+    losses = []
+    for me in range(rows):
+        against = [torch.cosine_similarity(anchor[me], one, dim=0) / 0.4 for one in other]
+        own = [
+            torch.cosine_similarity(anchor[me], anchor[one], dim=0) / 0.4
+            for one in range(rows)
+            if one != me
+        ]
+        losses.append(torch.log(torch.stack([*against, *own]).exp().sum()) - against[me])
+    torch.testing.assert_close(found, torch.stack(losses).mean())
