@@ -30,6 +30,7 @@ import shlex
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,14 @@ FURTHER = {"collect": 0.08, "cart": 0.15, "purchase": 0.12}
 DAYS = 90
 GIB = 2**30
 
-SETTINGS: dict[str, list[str]] = {
-    "lightgcn": ["batch_size=65536"],
-    "rmbrec": ["batch_size=1024"],
+# One propagation serves some 65,000 examples: with one for every 2,048 or 1,024 an epoch would be
+# hundreds of propagations.
+SETTINGS: dict[str, dict[str, int]] = {
+    "lightgcn": {"batch_size": 65_536},
+    "rmbrec": {"batch_size": 1024, "batches_per_propagation": 64},
 }
+COMMON = {"epochs": 1, "validation_users": 500}
+USERS_EVALUATED = 20_000
 COMMAND = [sys.executable, "-m", "funnelrec"]
 STEPS = ("generate", "prepare", "graphs", "lightgcn", "rmbrec", "evaluate", "recommend")
 # Seconds and GiB that a step may take at full size.
@@ -116,12 +121,104 @@ def graphs(dataset: Path) -> dict[str, Any]:
     return {"seconds": round(seconds, 2), "edges": [g.to_users.nnz for g in built.all]}
 
 
+def epoch(dataset: Path, model: str, fraction: float) -> dict[str, Any]:
+    """Train a share of one epoch's steps through the product's loop; return what they took."""
+    import torch
+
+    from funnelrec.common.memory import prefer_huge_pages
+    from funnelrec.common.peak_memory import peak_memory
+    from funnelrec.common.random import derived_seed
+    from funnelrec.data.dataset import Dataset
+    from funnelrec.models import create_model
+    from funnelrec.models.gradient import GradientRecommender
+    from funnelrec.training.loop import train
+
+    prefer_huge_pages()
+    data = Dataset.load(dataset).training
+    created = create_model(model, config={**SETTINGS[model], **COMMON}, device="cpu")
+    assert isinstance(created, GradientRecommender)
+    began = time.perf_counter()
+    network = created.network(data, torch.Generator().manual_seed(derived_seed(0, "weights")))
+    whole = created.sampler(data)
+    built = time.perf_counter() - began
+    size = SETTINGS[model].get("batches_per_propagation", 1)
+    steps = -(-whole.n_batches // size)
+    part = Share(whole, max(1, round(steps * fraction)) * size)
+    began, processor = time.perf_counter(), time.process_time()
+    history = train(network, part, created.config)
+    seconds, processor = time.perf_counter() - began, time.process_time() - processor
+    done = -(-part.n_batches // size)
+    return {
+        "model": model,
+        "settings": SETTINGS[model],
+        "building_seconds": round(built, 1),
+        "steps": [done, steps],
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(processor, 1),
+        "epoch_seconds": round(seconds * steps / done, 1),
+        "epoch_cpu_seconds": round(processor * steps / done, 1),
+        "peak_gib": round((peak_memory() or 0) / GIB, 2),
+        "terms": history.records[-1].terms,
+        "threads": torch.get_num_threads(),
+    }
+
+
+class Share:
+    """The first batches of another sampler."""
+
+    def __init__(self, sampler: Any, batches: int) -> None:
+        self._sampler = sampler
+        self.n_batches = min(batches, sampler.n_batches)
+        self.notes = sampler.notes
+
+    def epoch(self, number: int) -> Any:
+        """Yield so many batches of the epoch."""
+        return islice(self._sampler.epoch(number), self.n_batches)
+
+
+def lists(dataset: Path, run: Path, users: int) -> dict[str, Any]:
+    """Write the top 10 of the first users and say what all of them would take."""
+    import torch
+
+    from funnelrec.cli.output import write_frames
+    from funnelrec.models.runs import load_run
+
+    model = load_run(run, dataset=dataset, device="cpu").model
+    names = model.data.user_ids.decode(np.arange(users))
+    began = time.perf_counter()
+    rows, _ = write_frames(model.recommend_blocks(names, k=10), run / "part.parquet")
+    seconds = time.perf_counter() - began
+    return {
+        "users": users,
+        "rows": rows,
+        "seconds": round(seconds, 1),
+        "users_per_second": round(users / seconds, 1),
+        "hours_for_all": round(model.n_users * seconds / users / 3600, 2),
+        "threads": torch.get_num_threads(),
+    }
+
+
 def step_command(step: str, folder: Path, arguments: argparse.Namespace) -> list[str]:
     """Return the command line of a step."""
     log, dataset = folder / "log", folder / "dataset"
     itself = [sys.executable, __file__, str(folder), "--scale", str(arguments.scale)]
     if step in ("generate", "graphs"):
         return [*itself, "--inside", step]
+    if step in SETTINGS and arguments.fraction < 1:
+        return [*itself, "--fraction", str(arguments.fraction), "--inside", step]
+    if step in SETTINGS:
+        options = [f"{key}={value}" for key, value in {**SETTINGS[step], **COMMON}.items()]
+        chosen = [part for option in options for part in ("--set", option)]
+        run = ["--out", str(folder / f"run-{step}"), "--progress", "none"]
+        return [*COMMAND, "train", str(dataset), "--model", step, *run, *chosen]
+    run_of = str(folder / "run-lightgcn")
+    if step == "evaluate":
+        users = ["--users", str(arguments.users or USERS_EVALUATED)]
+        return [*COMMAND, "evaluate", run_of, *users, "--out", str(folder / "evaluation.json")]
+    if step == "recommend" and arguments.users:
+        return [*itself, "--users", str(arguments.users), "--inside", step]
+    if step == "recommend":
+        return [*COMMAND, "recommend", run_of, "--out", str(folder / "top10.parquet")]
     if step == "prepare":
         return [*COMMAND, "prepare", str(log), "--out", str(dataset), "--name", "large-log"]
     raise SystemExit(f"unknown step {step!r}")
@@ -158,12 +255,32 @@ def run_step(step: str, folder: Path, arguments: argparse.Namespace) -> dict[str
     return row
 
 
+def done(step: str, folder: Path, arguments: argparse.Namespace) -> bool:
+    """Whether a whole step left its result in the folder."""
+    whole = arguments.fraction == 1 and not arguments.users
+    results = {
+        "generate": folder / f"log/part-{PARTS - 1:02}.parquet",
+        "prepare": folder / "dataset/manifest.json",
+        "lightgcn": folder / "run-lightgcn/run.json",
+        "rmbrec": folder / "run-rmbrec/run.json",
+        "evaluate": folder / "evaluation.json",
+        "recommend": folder / "top10.parquet",
+    }
+    return whole and step in results and results[step].exists()
+
+
 def main() -> None:
     """Run the steps that are not done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="Where log, data set and runs are written.")
     parser.add_argument("--scale", type=float, default=1.0, help="Share of users, items, events.")
     parser.add_argument("--steps", nargs="*", choices=STEPS, default=STEPS)
+    parser.add_argument(
+        "--fraction", type=float, default=1.0, help="Share of an epoch's steps to train."
+    )
+    parser.add_argument(
+        "--users", type=int, help="Users to evaluate (20,000), or to write lists for (all)."
+    )
     parser.add_argument("--inside", choices=STEPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     folder = arguments.folder
@@ -173,7 +290,17 @@ def main() -> None:
     if arguments.inside == "graphs":
         print(json.dumps(graphs(folder / "dataset")))
         return
+    if arguments.inside in SETTINGS:
+        print(json.dumps(epoch(folder / "dataset", arguments.inside, arguments.fraction)))
+        return
+    if arguments.inside == "recommend":
+        part = lists(folder / "dataset", folder / "run-lightgcn", arguments.users)
+        print(json.dumps(part))
+        return
     for step in arguments.steps:
+        if done(step, folder, arguments):
+            print(f"{step}: done before")
+            continue
         row = run_step(step, folder, arguments)
         print(json.dumps(row, indent=2))
         with RESULTS.open("a") as file:

@@ -101,3 +101,10 @@ def test_mistakes(run: Path, shop: Path, tmp_path: Path) -> None:
     assert "a folder of that name exists" in refused("evaluate", run, "--out", tmp_path)
     refitted = make_run(shop, "popularity", "--refit")
     assert "they were added to training" in refused("evaluate", refitted, "--split", "validation")
+
+
+def test_drawn_users_are_part_of_the_protocol(run: Path) -> None:
+    options = ("--users", "7", "--users-seed", "3", "--json")
+    drawn = json.loads(funnelrec("evaluate", run, *options).stdout)
+    assert drawn["overall"]["users"] == 7
+    assert drawn["protocol"]["users"] == "drawn-7 seed 3"

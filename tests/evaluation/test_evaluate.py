@@ -13,11 +13,12 @@ import torch
 from evaluation_helpers import MatrixScorer, make_dataset, pairs_of, random_dataset
 from rich.console import Console
 
-from funnelrec.common.errors import UsageError
+from funnelrec.common.errors import ConfigError, UsageError
 from funnelrec.data.dataset import Dataset, IdMap
 from funnelrec.evaluation.candidates import SampledCandidates
 from funnelrec.evaluation.evaluate import Evaluation, RankingValidator, evaluate
 from funnelrec.evaluation.metrics import METRICS
+from funnelrec.evaluation.sampled_users import SampledUsers
 from funnelrec.evaluation.slices import SLICES
 from funnelrec.models import create_model
 
@@ -362,6 +363,36 @@ def test_validator_gives_the_values_of_evaluate(dataset: Dataset, mask: str) -> 
         assert validator(scorer) == pytest.approx(
             {name: result[name] for name in ("hr@7", "ndcg@7", "map@7")}
         )
+
+
+def test_drawn_users_are_some_of_all_with_their_own_values(dataset: Dataset) -> None:
+    scorer = MatrixScorer(tied_scores(dataset, levels=30))
+    whole = evaluate(scorer, dataset, k=7)
+    drawn = evaluate(scorer, dataset, k=7, users=SampledUsers(5, seed=2))
+    assert drawn.slices["overall"]["users"] == drawn.per_user.height == 5
+    same = whole.per_user.join(drawn.per_user.select("user_id"), on="user_id", how="semi")
+    assert drawn.per_user.sort("user_id").equals(same.sort("user_id"))
+    assert drawn.slices["overall"]["ndcg@7"] == pytest.approx(same["ndcg@7"].mean())
+    assert drawn.protocol.users == "drawn-5 seed 2"
+    assert drawn.protocol.differences(whole.protocol) == ("users",)
+    other = evaluate(scorer, dataset, k=7, users=SampledUsers(5, seed=3))
+    assert set(other.per_user["user_id"]) != set(drawn.per_user["user_id"])
+    everybody = evaluate(scorer, dataset, k=7, users=SampledUsers(10**6))
+    assert everybody.per_user.equals(whole.per_user)
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 2.0])
+def test_a_number_of_users_that_is_none_is_refused(count: Any) -> None:
+    with pytest.raises(ConfigError, match="number of users must be a whole number of at least 1"):
+        SampledUsers(count)
+
+
+def test_validator_ranks_drawn_users_alone(dataset: Dataset) -> None:
+    scorer = MatrixScorer(tied_scores(dataset, levels=30))
+    users = SampledUsers(4, seed=1)
+    result = evaluate(scorer, dataset, split="validation", k=10, users=users).slices["overall"]
+    found = RankingValidator(dataset.training, users=users)(scorer)
+    assert found == pytest.approx({name: result[name] for name in ("hr@10", "ndcg@10")})
 
 
 def test_validator_follows_the_scores(dataset: Dataset) -> None:

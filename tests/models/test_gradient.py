@@ -287,3 +287,13 @@ def test_what_the_sampler_leaves_out_is_noted(tiny_dataset: Dataset) -> None:
     model = create_model("mf_bpr", config={"dim": 4, "epochs": 1}, device="cpu")
     history = cast(MFBPR, model.fit(tiny_dataset)).history
     assert history.notes[0].startswith("1 users have every item")
+
+
+def test_validation_on_drawn_users_counts_only_them(tiny_dataset: Dataset) -> None:
+    model = create_model(
+        "mf_bpr", dim=2, epochs=3, validation_users=2, metric="hr@1", seed=1, device="cpu"
+    )
+    assert tiny_dataset.training.validation.nnz > 2
+    model.fit(tiny_dataset)
+    history = model.history
+    assert all(2 * record.validation["hr@1"] in (0, 1, 2) for record in history.records)

@@ -51,6 +51,16 @@ def command(
         ),
     ] = None,
     sampled_seed: Annotated[int, typer.Option(help="Decides the drawn negatives.")] = 0,
+    users: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Rank for so many users drawn from those with a held-out purchase; such values "
+            "share no column with those of all users.",
+        ),
+    ] = None,
+    users_seed: Annotated[int, typer.Option(help="Decides who is drawn.")] = 0,
     per_user: Annotated[
         Path | None, typer.Option(help="Also write one row per user, .parquet or .csv.")
     ] = None,
@@ -60,11 +70,11 @@ def command(
 ) -> None:
     """Evaluate a run: overall, conversion (touched before) and discovery (never touched).
 
-    Every user with a held-out purchase is ranked over the whole catalogue; ties count against the
-    model.
+    Every user with a held-out purchase, or a seeded draw of them, is ranked over the whole
+    catalogue; ties count against the model.
     """
     from funnelrec.common.files import write_json
-    from funnelrec.evaluation import SampledCandidates
+    from funnelrec.evaluation import SampledCandidates, SampledUsers
     from funnelrec.models.runs import check_run, load_run
 
     check_frame_path(per_user, "--per-user")
@@ -72,7 +82,13 @@ def command(
     candidates = None if sampled is None else SampledCandidates(sampled, seed=sampled_seed)
     say_memory(check_run(run, "evaluating", dataset=dataset, device=device))
     loaded = load_run(run, dataset=dataset, device=device)
-    result = loaded.evaluate(split=split, k=lengths, mask=words(mask), candidates=candidates)
+    result = loaded.evaluate(
+        split=split,
+        k=lengths,
+        mask=words(mask),
+        candidates=candidates,
+        users=None if users is None else SampledUsers(users, users_seed),
+    )
     for note in loaded.notes(split):
         say(f"note: {note}", stderr=True)
     if per_user is not None:

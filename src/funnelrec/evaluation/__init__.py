@@ -20,6 +20,7 @@ from funnelrec.evaluation.ranking import (
     rank_held_out,
     top_k,
 )
+from funnelrec.evaluation.sampled_users import SampledUsers
 from funnelrec.evaluation.scoring import SCORE_BUDGET, Scorer, score_blocks
 from funnelrec.evaluation.slices import SLICES, slice_ranks
 
@@ -39,6 +40,7 @@ __all__ = [
     "RankingValidator",
     "Ranks",
     "SampledCandidates",
+    "SampledUsers",
     "Scorer",
     "calibrate_conversion",
     "current_versions",

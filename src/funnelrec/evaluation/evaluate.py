@@ -43,6 +43,7 @@ from funnelrec.evaluation.ranking import (
     check_length,
     merge_masks,
 )
+from funnelrec.evaluation.sampled_users import SampledUsers
 from funnelrec.evaluation.scoring import LongArray, Scorer, check_shape
 from funnelrec.evaluation.slices import SLICES, SliceName, slice_ranks
 
@@ -118,7 +119,8 @@ class Evaluation:
         masked = ", ".join(p.masked) or "nothing"
         name = f"{p.model} on {p.dataset}" if p.model else p.dataset
         refit = ", refitted" if p.refit else ""
-        return f"{name}, {p.evaluated}{refit}; candidates {p.candidates}; masked {masked}"
+        drawn = "" if p.users == "all" else f" of users {p.users}"
+        return f"{name}, {p.evaluated}{drawn}{refit}; candidates {p.candidates}; masked {masked}"
 
     def _caption(self) -> str | None:
         lost = self.slices["overall"]["unreachable"]
@@ -140,6 +142,7 @@ def evaluate(
     k: int | Sequence[int] = (10, 20),
     mask: str | Sequence[str] = ("train-target",),
     candidates: SampledCandidates | None = None,
+    users: SampledUsers | None = None,
     metrics: str | Sequence[str] = tuple(METRICS),
     beyond_accuracy: bool = True,
     score_budget: int | None = None,
@@ -168,6 +171,8 @@ def evaluate(
     candidates
         None for the whole catalogue. A sampled protocol never draws a training or held-out target
         pair, names its metrics ``sampled-N/...`` and has no beyond-accuracy metrics.
+    users
+        None for every user with a held-out pair, or some of them.
     metrics
         Any of hr, ndcg, recall, precision, mrr, map.
     beyond_accuracy
@@ -228,6 +233,7 @@ def evaluate(
         candidates=candidates,
         never_drawn=known if candidates else (),
         score_budget=score_budget,
+        users=users.draw(held_out) if users else None,
     )
     lists = None
     if beyond_accuracy and candidates is None:
@@ -256,6 +262,7 @@ def evaluate(
         split=dataset.manifest.split,
         evaluated=split,
         candidates=str(candidates) if candidates else "full",
+        users=str(users) if users else "all",
         masked=masked,
         ks=lengths,
         behaviors=dataset.behaviors,
@@ -306,6 +313,8 @@ class RankingValidator:
         What selects the model, like ``ndcg@10``.
     mask
         As in :func:`evaluate`.
+    users
+        None for every user with a validation pair, or some of them.
 
     Raises
     ------
@@ -320,6 +329,7 @@ class RankingValidator:
         *,
         mask: str | Sequence[str] = ("train-target",),
         score_budget: int | None = None,
+        users: SampledUsers | None = None,
     ) -> None:
         self.name, self.k = parse_metric(metric)
         self.metric = f"{self.name}@{self.k}"
@@ -329,6 +339,7 @@ class RankingValidator:
             data.validation,
             masks=masked_pairs(resolve_masks(mask, "validation"), data),
             score_budget=score_budget,
+            users=users.draw(data.validation) if users else None,
         )
 
     def __call__(self, scorer: Scorer) -> dict[str, float]:

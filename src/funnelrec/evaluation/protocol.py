@@ -34,6 +34,7 @@ class Protocol(BaseModel):
     split: SplitRecord = Field(description="How the held-out pairs were chosen.")
     evaluated: Split = Field(description="The held-out pairs that were ranked.")
     candidates: str = Field("full", description="'full', or 'sampled-N seed S'.")
+    users: str = Field("all", description="'all' users with a held-out pair, or 'drawn-N seed S'.")
     masked: tuple[Mask, ...] = Field(description="Pairs taken out of the ranking.")
     ks: tuple[int, ...] = Field(description="List lengths, ascending.")
     ties: Literal["pessimistic"] = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from funnelrec.graph.adjacency import Adjacency, CsrMatrix
 from funnelrec.graph.products import multiply
+from funnelrec.graph.products import multiply
 from funnelrec.graph.propagation import (
+    _as_given,
     Combination,
     _as_given,
     _check_arguments,
@@ -136,6 +138,55 @@ def propagate_rows(
             tuple(graphs), layers, combine, normalize_layers, user_rows, item_rows, users, items
         )
     return outputs
+
+
+@torch.no_grad()
+def propagated_mean(
+    graphs: Sequence[CompactGraph],
+    users: Tensor,
+    items: Tensor,
+    *,
+    layers: int,
+    combine: Combination = "mean",
+    normalize_layers: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the mean over graphs of what ``propagate`` returns, without a gradient.
+
+    No graph has a table of its own: memory is that of the result and two layers.
+
+    Parameters
+    ----------
+    graphs, users, items, layers, combine, normalize_layers
+        As in :func:`propagate_rows`.
+
+    Returns
+    -------
+    tuple of Tensor
+        Shapes ``(n_users, d)`` and ``(n_items, d)``.
+
+    Raises
+    ------
+    ConfigError
+        As ``propagate``.
+    """
+    _check_arguments([one.graph for one in graphs], layers, combine, get_args(Combination))
+    alone = combine == "last" and layers > 0
+    totals = tuple(
+        torch.zeros_like(table) if alone else table * len(graphs) for table in (users, items)
+    )
+    for compact in graphs:
+        kept = compact.users, compact.items
+        layer = _entering(users, kept[0]), _entering(items, kept[1])
+        for number in range(layers):
+            layer = _next(compact.graph, *layer)
+            if normalize_layers:
+                for rows in layer:
+                    _normalize_(rows)
+            if combine != "last" or number == layers - 1:
+                for total, rows, at in zip(totals, layer, kept, strict=True):
+                    _leave(total, rows, at)
+    share = len(graphs) * (layers + 1 if combine == "mean" else 1)
+    return totals[0].div_(share), totals[1].div_(share)
 
 
 class _Rows(torch.autograd.Function):

@@ -19,8 +19,10 @@ from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import Interactions
 from funnelrec.data.sizes import Sizes
 from funnelrec.evaluation.evaluate import RankingValidator
+from funnelrec.evaluation.sampled_users import SampledUsers
 from funnelrec.evaluation.scoring import Scorer
 from funnelrec.graph.adjacency import Adjacency, Kernel, Normalization
+from funnelrec.graph.rows import CompactGraph
 from funnelrec.models.base import Capabilities, FitOptions, Recommender
 from funnelrec.models.products import ProductRecommender
 from funnelrec.objectives.bpr import bpr
@@ -205,7 +207,10 @@ class GradientRecommender(Recommender[GradientT], Generic[GradientT, NetworkT]):
         network = self.network(data, generator).to(self.device)
         validate = None
         if data.validation.nnz:
-            validator = RankingValidator(data, metric=self.config.metric)
+            config, drawn = self.config, None
+            if config.validation_users is not None:
+                drawn = SampledUsers(config.validation_users, derived_seed(self.seed, "validation"))
+            validator = RankingValidator(data, metric=config.metric, users=drawn)
 
             def validate() -> Mapping[str, float]:
                 with torch.no_grad():
@@ -269,6 +274,7 @@ class Graphs(nn.Module):
     ) -> None:
         super().__init__()
         self.names = tuple(matrices)
+        self._compact: tuple[CompactGraph, ...] | None = None
         self._graphs = [
             Adjacency.from_matrix(
                 part.matrix() if isinstance(part, Interactions) else part,
@@ -282,16 +288,25 @@ class Graphs(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         device = fn(torch.empty(0)).device
         self._graphs = [graph.to(device) for graph in self._graphs]
+        self._compact = None
         return self
 
     def by(self, kernel: Kernel | None) -> None:
         """Multiply by this kernel from now on; None is the device's fastest."""
         self._graphs = [graph.by(kernel) for graph in self._graphs]
+        self._compact = None
 
     @property
     def all(self) -> tuple[Adjacency, ...]:
         """The graphs, in the order of their names."""
         return tuple(self._graphs)
+
+    @property
+    def compact(self) -> tuple[CompactGraph, ...]:
+        """The same graphs without their isolated nodes, made on first use."""
+        if self._compact is None:
+            self._compact = tuple(CompactGraph.of(graph) for graph in self._graphs)
+        return self._compact
 
 
 def triple_rows(users: Tensor, items: Tensor, batch: Triples) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,10 +13,10 @@ from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.graph.folding import FrozenItems
-from funnelrec.graph.propagation import propagate
 from funnelrec.models.base import register
-from funnelrec.models.gradient import Graphs, Init, TableNetwork, bpr_of_rows, triple_rows
+from funnelrec.models.gradient import Graphs, Init, bpr_of_rows, triple_rows
 from funnelrec.models.propagated import PropagatedRecommender
+from funnelrec.models.rows import Encoding, GroupedSettings, RowNetwork
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.models.substitution import (
     SubstitutionPenalty,
@@ -27,7 +27,7 @@ from funnelrec.objectives.regularization import l2_of_rows
 from funnelrec.training.sampling import PairSampler, Sampler, Triples
 
 
-class LightGCNSettings(SubstitutionSettings):
+class LightGCNSettings(SubstitutionSettings, GroupedSettings):
     """Settings of LightGCN."""
 
     layers: int = Field(3, ge=0, description="Propagation layers K; 0 is matrix factorisation.")
@@ -37,7 +37,7 @@ class LightGCNSettings(SubstitutionSettings):
     )
 
 
-class LightGCNNetwork(TableNetwork):
+class LightGCNNetwork(RowNetwork):
     """One table and one graph."""
 
     def __init__(
@@ -50,6 +50,8 @@ class LightGCNNetwork(TableNetwork):
 
     def loss(self, batch: Triples) -> Mapping[str, Tensor]:
         """Return the BPR term on propagated rows and the L2 term on layer-0 rows."""
+        if self.spares_tables and not self.config.substitution_weight:
+            return self.loss_of_rows(batch, *self.propagated_rows(*self.rows(batch)))
         all_users, all_items = self.embeddings()
         return {
             "bpr": bpr_of_rows(*triple_rows(all_users, all_items, batch)),
@@ -57,9 +59,27 @@ class LightGCNNetwork(TableNetwork):
             **self.substitution(batch.substitutes, all_users, all_items),
         }
 
+    def rows(self, batch: Triples) -> tuple[Tensor, Tensor]:
+        """Return the users, and the positives followed by the negatives."""
+        return batch.users[None], torch.cat([batch.positives, batch.negatives])[None]
+
+    def loss_of_rows(self, batch: Triples, users: Tensor, items: Tensor) -> Mapping[str, Tensor]:
+        """Return the same two terms from those rows."""
+        return {
+            "bpr": bpr_of_rows(users[0], *items[0].chunk(2)),
+            "l2": self.config.l2 * l2_of_rows(*triple_rows(self.users, self.items, batch)),
+        }
+
+    @property
+    def encoding(self) -> Encoding:
+        """The mean of the layers."""
+        return {"layers": self.config.layers, "combine": "mean", "normalize_layers": False}
+
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Return the mean of the layers."""
-        users, items = propagate(self.graphs.all, self.users, self.items, layers=self.config.layers)
+        if self.spares_tables and not torch.is_grad_enabled():
+            return super().embeddings()
+        users, items = self.views()
         return users[0], items[0]
 
 

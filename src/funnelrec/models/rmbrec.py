@@ -14,10 +14,11 @@ from funnelrec.data.dataset import TrainingData
 from funnelrec.data.sizes import Sizes
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.graph.folding import FrozenItems
-from funnelrec.graph.propagation import Combination, propagate
+from funnelrec.graph.propagation import Combination
 from funnelrec.models.base import Capabilities, FitOptions, register
-from funnelrec.models.gradient import Graphs, Init, TableNetwork, contrast_memory
+from funnelrec.models.gradient import Graphs, Init, contrast_memory
 from funnelrec.models.propagated import PropagatedRecommender
+from funnelrec.models.rows import Encoding, GroupedSettings, RowNetwork
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.models.substitution import (
     SubstitutionPenalty,
@@ -38,7 +39,7 @@ from funnelrec.training.sampling import (
 Invariance = Literal["rex", "v1", "v2", "v1-release", "v2-release"]
 
 
-class RMBRecSettings(SubstitutionSettings):
+class RMBRecSettings(SubstitutionSettings, GroupedSettings):
     """Settings of RMBRec; each default that settles an ambiguity of the paper says why."""
 
     layers: int = Field(3, ge=0, description="Propagation layers L per behavior.")
@@ -145,7 +146,7 @@ class RMBRecSettings(SubstitutionSettings):
         return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
 
-class RMBRecNetwork(TableNetwork):
+class RMBRecNetwork(RowNetwork):
     """One pair of tables shared by the graphs of all behaviors; the target is the last."""
 
     has_behavior: Tensor
@@ -168,33 +169,44 @@ class RMBRecNetwork(TableNetwork):
         if config.orm == "v1":
             self.scale = nn.Parameter(torch.ones(()))
 
-    def views(self) -> tuple[Tensor, Tensor]:
-        """Return the views P of users and Q of items, shapes (B, M, d) and (B, N, d) (Eq. 1)."""
+    @property
+    def encoding(self) -> Encoding:
+        """The encoder of Eq. 1 that the settings name."""
         config = self.config
-        return propagate(
-            self.graphs.all,
-            self.users,
-            self.items,
-            layers=config.layers,
-            combine=config.combine,
-            normalize_layers=config.normalize_layers,
-        )
-
-    def embeddings(self) -> tuple[Tensor, Tensor]:
-        """Return the views averaged over behaviors (Eq. 8)."""
-        users, items = self.views()
-        return users.mean(dim=0), items.mean(dim=0)
+        return {
+            "layers": config.layers,
+            "combine": config.combine,
+            "normalize_layers": config.normalize_layers,
+        }
 
     def loss(self, batch: BehaviorTriples) -> Mapping[str, Tensor]:
         """Return the terms of Eq. 11 for a batch of users, weighted."""
         config = self.config
+        numbers = self.rows(batch)
+        if self.spares_tables and not config.substitution_weight:
+            return self.loss_of_rows(batch, *self.propagated_rows(*numbers))
         all_users, all_items = self.views()
+        users, items = _rows(all_users, numbers[0]), _rows(all_items, numbers[1])
+        terms = dict(self.loss_of_rows(batch, users, items))
+        if config.substitution_weight:
+            fused = (all_users.mean(dim=0), all_items.mean(dim=0))
+            terms |= self.substitution(batch.substitutes, *fused, all_users[:-1])
+        return terms
+
+    def rows(self, batch: BehaviorTriples) -> tuple[Tensor, Tensor]:
+        """Return the users; positives, negatives, and those of the target in every view."""
         behaviors = len(batch.present)
-        users = _rows(all_users, batch.users.expand(behaviors, -1))
         # One gather for all items: each gather's gradient is a table of its own to fill and add.
         pairs = (batch.positives, batch.negatives)
         wanted = torch.cat([*pairs, *(part[-1:].expand(behaviors, -1) for part in pairs)], dim=1)
-        positives, negatives, preferred, other = _rows(all_items, wanted).chunk(4, dim=1)
+        return batch.users.expand(behaviors, -1), wanted
+
+    def loss_of_rows(
+        self, batch: BehaviorTriples, users: Tensor, items: Tensor
+    ) -> Mapping[str, Tensor]:
+        """Return the terms from those rows of the views."""
+        config = self.config
+        positives, negatives, preferred, other = items.chunk(4, dim=1)
         gaps = (users * (positives - negatives)).sum(dim=-1)
         scale = self.scale if config.orm == "v1" else 1.0
         risks = self._risks(scale * gaps, batch.present)
@@ -211,9 +223,6 @@ class RMBRecNetwork(TableNetwork):
             terms["risks"] = config.risk_weight * risks.sum()
         if config.l2:
             terms["l2"] = config.l2 * self._l2(users, positives, negatives, batch)
-        if config.substitution_weight:
-            fused = (all_users.mean(dim=0), all_items.mean(dim=0))
-            terms |= self.substitution(batch.substitutes, *fused, all_users[:-1])
         return terms
 
     def _risks(self, gaps: Tensor, present: Tensor) -> Tensor:

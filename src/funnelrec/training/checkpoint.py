@@ -47,7 +47,7 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Write the checkpoint, atomically."""
         tensors = {
-            f"{part}:{name}": tensor.detach().cpu().contiguous().clone()
+            f"{part}:{name}": tensor.detach().cpu().contiguous()
             for part in _PARTS
             for name, tensor in getattr(self, part).items()
         }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -17,7 +18,7 @@ from funnelrec.common.errors import TrainingDivergedError
 from funnelrec.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from funnelrec.training.history import EpochRecord, History
 from funnelrec.training.progress import Reporter, SilentReporter
-from funnelrec.training.sampling import MovableSampler, Sampler
+from funnelrec.training.sampling import Batch, MovableSampler, Sampler
 
 # Reading a loss back from a GPU stalls it, so there the check for NaN comes in strides.
 _CUDA_CHECK_STRIDE = 32
@@ -41,6 +42,12 @@ class TrainingSettings(Config):
     epochs: int = Field(200, ge=1, description="Most passes over the training data.")
     patience: int = Field(
         20, ge=1, description="Stop after this many epochs without a better validation value."
+    )
+    validation_users: int | None = Field(
+        None,
+        ge=1,
+        description="Users drawn once, by the model's seed, whose validation pairs select the "
+        "epoch; null takes all of them. For logs so large that a validation outlasts an epoch.",
     )
     evaluate_every: int = Field(1, ge=1, description="Epochs between two validations.")
     metric: str = Field(
@@ -182,13 +189,14 @@ def train(
                 and (history.best_value is None or measured[settings.metric] > history.best_value)
             )
             if improved and validate is not None:
-                best = _copy(network)
+                _keep(network, best)
             history = _advance(history, record, settings, improved=improved)
             shown.epoch(record, history)
             due = time.monotonic() - saved_at >= checkpoint_seconds
             if checkpoint is not None and (due or history.stopped):
                 state = optimizer_tensors(network, optimizer)
-                Checkpoint(identity, history, _copy(network), best, state).save(checkpoint)
+                weights = {name: value.detach() for name, value in network.state_dict().items()}
+                Checkpoint(identity, history, weights, best, state).save(checkpoint)
                 saved_at = time.monotonic()
     # Without validation the last state is the one to keep, and no copy of it was made.
     if validate is not None:
@@ -223,29 +231,44 @@ def _one_epoch(
     sums: dict[str, Tensor] = {}
     observed: dict[str, Tensor] = {}
     count = 0
-    for batch in sampler.epoch(epoch):
+    for batches in _groups(sampler.epoch(epoch), settings):
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            terms = network.loss(batch.to(device))
-        if isinstance(network, Balancing):
-            network.backward(terms)
+        moved = [batch.to(device) for batch in batches]
+        mixing = torch.autocast(device.type, torch.bfloat16, enabled=mixed)
+        if len(moved) > 1:
+            with mixing:
+                terms = network.accumulate(moved)
         else:
-            torch.autograd.backward(torch.stack(list(terms.values())).sum())
+            with mixing:
+                terms = network.loss(moved[0])
+            if isinstance(network, Balancing):
+                network.backward(terms)
+            else:
+                torch.autograd.backward(torch.stack(list(terms.values())).sum())
         if settings.max_gradient_norm is not None:
             nn.utils.clip_grad_norm_(network.parameters(), settings.max_gradient_norm)
         optimizer.step()
-        count += 1
-        _add(sums, terms)
+        count += len(moved)
+        _add(sums, {name: len(moved) * value for name, value in terms.items()})
         if isinstance(network, Observing):
             _add(observed, network.observed)
         if device.type != "cuda" or count % _CUDA_CHECK_STRIDE == 0:
             _check(sums, epoch, count)
-        shown.batch()
+        for _ in moved:
+            shown.batch()
     _check(sums, epoch, count)
     means, seen = (
         {name: float(value) / count for name, value in of.items()} for of in (sums, observed)
     )
     return means, seen
+
+
+def _groups(batches: Iterable[Batch], settings: TrainingSettings) -> Iterator[list[Batch]]:
+    """Yield the batches of each step: one, unless the model takes several over a propagation."""
+    size = getattr(settings, "batches_per_propagation", 1)
+    source = iter(batches)
+    while group := list(islice(source, size)):
+        yield group
 
 
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
@@ -282,6 +305,16 @@ def _advance(
             "stopped": stopped,
         }
     )
+
+
+def _keep(network: nn.Module, best: dict[str, Tensor]) -> None:
+    """Write the state of the network over the one that was best so far."""
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            if name in best:
+                best[name].copy_(value)
+            else:
+                best[name] = value.detach().clone()
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from funnelrec.common.errors import ConfigError
 from funnelrec.graph import Adjacency, Combination, propagate
 from funnelrec.graph.propagation import propagate_composed
-from funnelrec.graph.rows import CompactGraph, propagate_rows
+from funnelrec.graph.rows import CompactGraph, propagate_rows, propagated_mean
 
 
 @st.composite
@@ -98,6 +98,20 @@ def test_second_derivatives_are_those_of_the_composed_propagation(
     found = propagate_rows([CompactGraph.of(graph) for graph in graphs], *tables, *rows, **options)
     for ours, theirs in zip(curvature(found), curvature(expected), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_the_mean_over_graphs_is_that_of_the_whole_propagation(
+    case: tuple[list[Adjacency], list[Tensor], list[Tensor], dict[str, Any]],
+) -> None:
+    graphs, (users, items), _, options = case
+    expected = [side.mean(dim=0) for side in propagate(graphs, users, items, **options)]
+    compact = [CompactGraph.of(graph) for graph in graphs]
+    found = propagated_mean(compact, users, items, **options)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs.detach())
+        assert not ours.requires_grad
 
 
 def test_isolated_nodes_are_left_out_only_where_they_are_many() -> None:

@@ -1,0 +1,137 @@
+"""Networks whose loss reads a few rows of propagated tables: the rows alone are made."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, TypedDict
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from funnelrec.common.config import Config
+from funnelrec.graph.propagation import Combination, propagate
+from funnelrec.graph.rows import propagate_rows, propagated_mean
+from funnelrec.models.gradient import Graphs, TableNetwork
+
+ROWS_FROM = 2**31
+"""Bytes of propagated tables and kept layers from which a batch's rows are made without them."""
+
+
+class GroupedSettings(Config):
+    """How many batches share a propagation."""
+
+    batches_per_propagation: int = Field(
+        1,
+        ge=1,
+        description="Batches whose losses are averaged for one step, over one propagation: a "
+        "propagation costs the same for one batch and for many. 1 is as published.",
+    )
+
+    @model_validator(mode="after")
+    def _rows_are_enough(self) -> Self:
+        if self.batches_per_propagation == 1:
+            return self
+        for name, allowed in (("substitution_weight", 0), ("orm", None)):
+            value = getattr(self, name, allowed)
+            if value != allowed and (name != "orm" or value == "v2-release"):
+                raise ValueError(
+                    f"batches_per_propagation above 1 cannot be combined with {name}={value}, "
+                    "which reads more than the rows of a batch; set it to 1"
+                )
+        return self
+
+
+class Encoding(TypedDict):
+    """How tables are propagated; see :func:`funnelrec.graph.propagation.propagate`."""
+
+    layers: int
+    combine: Combination
+    normalize_layers: bool
+
+
+class RowNetwork(TableNetwork):
+    """A network over two tables and B graphs whose loss reads rows of the propagated tables.
+
+    A subclass makes ``self.graphs`` and implements :attr:`encoding`, :meth:`rows` and
+    :meth:`loss_of_rows`. Its ``embeddings`` are the mean of the views.
+    """
+
+    graphs: Graphs
+
+    @property
+    @abstractmethod
+    def encoding(self) -> Encoding:
+        """How the tables are propagated."""
+
+    @abstractmethod
+    def rows(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return the rows that a batch reads in each view, int64, shapes (B, n) and (B, m)."""
+
+    @abstractmethod
+    def loss_of_rows(self, batch: Any, users: Tensor, items: Tensor) -> Mapping[str, Tensor]:
+        """Return the weighted terms of a batch from those rows, shapes (B, n, d) and (B, m, d)."""
+
+    def views(self) -> tuple[Tensor, Tensor]:
+        """Return all views, shapes (B, M, d) and (B, N, d)."""
+        return propagate(self.graphs.all, self.users, self.items, **self.encoding)
+
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        """Return the views averaged over behaviors, shapes (M, d) and (N, d)."""
+        if self.spares_tables and not torch.is_grad_enabled():
+            return propagated_mean(self.graphs.compact, self.users, self.items, **self.encoding)
+        users, items = self.views()
+        return users.mean(dim=0), items.mean(dim=0)
+
+    @property
+    def spares_tables(self) -> bool:
+        """Whether the tables of all views are too large to be made for a few rows."""
+        encoding = self.encoding
+        kept = 1 + (encoding["layers"] if encoding["normalize_layers"] else 0)
+        table = self.users.numel() + self.items.numel()
+        return table * self.users.element_size() * len(self.graphs.names) * kept >= ROWS_FROM
+
+    def propagated_rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return some rows of all views, and no others."""
+        return propagate_rows(
+            self.graphs.compact, self.users, self.items, users, items, **self.encoding
+        )
+
+    def accumulate(self, batches: Sequence[Any]) -> Mapping[str, Tensor]:
+        """Add the gradient of the mean loss of several batches; return the mean terms, detached.
+
+        One propagation serves them all: each batch leaves its gradient at its own rows, and these
+        are pushed back together.
+
+        Parameters
+        ----------
+        batches
+            On the device of the network, at least one.
+        """
+        numbers = [self.rows(batch) for batch in batches]
+        outputs = self.propagated_rows(
+            *(torch.cat(side, dim=1) for side in zip(*numbers, strict=True))
+        )
+        leaves = [
+            [part.detach().requires_grad_() for part in output.split(sizes, dim=1)]
+            for output, sizes in zip(
+                outputs,
+                ([rows.shape[1] for rows in side] for side in zip(*numbers, strict=True)),
+                strict=True,
+            )
+        ]
+        means: dict[str, Tensor] = {}
+        for batch, users, items in zip(batches, *leaves, strict=True):
+            terms = self.loss_of_rows(batch, users, items)
+            torch.autograd.backward(torch.stack(list(terms.values())).sum() / len(batches))
+            for name, value in terms.items():
+                part = value.detach() / len(batches)
+                means[name] = means[name] + part if name in means else part
+        gradients = [
+            torch.cat([torch.zeros_like(x) if x.grad is None else x.grad for x in side], dim=1)
+            for side in leaves
+        ]
+        del leaves
+        torch.autograd.backward(outputs, gradients)
+        return means
