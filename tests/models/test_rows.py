@@ -9,7 +9,8 @@ from model_oracles import in_double
 from funnelrec.common.errors import ConfigError
 from funnelrec.common.random import derived_seed
 from funnelrec.data.dataset import Dataset
-from funnelrec.models import create_model, rows
+from funnelrec.graph import rows
+from funnelrec.models import create_model
 from funnelrec.models.lightgcn import LightGCN
 from funnelrec.models.rmbrec import RMBRec
 from funnelrec.models.rows import RowNetwork

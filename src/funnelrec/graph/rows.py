@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
@@ -11,9 +11,7 @@ from torch import Tensor
 
 from funnelrec.graph.adjacency import Adjacency, CsrMatrix
 from funnelrec.graph.products import multiply
-from funnelrec.graph.products import multiply
 from funnelrec.graph.propagation import (
-    _as_given,
     Combination,
     _as_given,
     _check_arguments,
@@ -25,6 +23,29 @@ from funnelrec.graph.propagation import (
 
 # Nodes without an edge are left out of the layers where they are at least this share.
 _WORTH = 0.1
+
+ROWS_FROM = 2**29
+"""Bytes of propagated tables and kept layers from which a batch's rows are made without them."""
+
+
+def spares_tables(tables: int, *, graphs: int, layers: int, normalize_layers: bool) -> bool:
+    """Return whether propagated tables are too large to be made for the rows of a batch.
+
+    Parameters
+    ----------
+    tables
+        Bytes of layer 0, users and items.
+    graphs, layers, normalize_layers
+        As in :func:`propagate_rows`.
+
+    Examples
+    --------
+    >>> spares_tables(2**28, graphs=1, layers=3, normalize_layers=False)
+    False
+    >>> spares_tables(2**28, graphs=1, layers=3, normalize_layers=True)
+    True
+    """
+    return tables * graphs * (1 + layers * normalize_layers) >= ROWS_FROM
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from funnelrec.evaluation.evaluate import RankingValidator
 from funnelrec.evaluation.sampled_users import SampledUsers
 from funnelrec.evaluation.scoring import Scorer
 from funnelrec.graph.adjacency import Adjacency, Kernel, Normalization
-from funnelrec.graph.rows import CompactGraph
+from funnelrec.graph.rows import CompactGraph, spares_tables
 from funnelrec.models.base import Capabilities, FitOptions, Recommender
 from funnelrec.models.products import ProductRecommender
 from funnelrec.objectives.bpr import bpr
@@ -160,6 +160,8 @@ class GradientRecommender(Recommender[GradientT], Generic[GradientT, NetworkT]):
     capabilities: ClassVar[Capabilities] = Capabilities(trained_by_gradient=True)
 
     history: History
+    by_rows: ClassVar[bool] = False
+    """Whether its network is a :class:`funnelrec.models.rows.RowNetwork`."""
 
     @abstractmethod
     def network(self, data: TrainingData, generator: torch.Generator) -> NetworkT:
@@ -182,6 +184,7 @@ class GradientRecommender(Recommender[GradientT], Generic[GradientT, NetworkT]):
         config: Any = self.config
         tables = 4 * config.dim * sizes.nodes
         names = tuple(sizes.pairs) if self.capabilities.uses_auxiliary else (sizes.target,)
+        together = getattr(config, "batches_per_propagation", 1)
         layers, graphs = getattr(config, "layers", None), {}
         if layers is not None:
             graphs["graphs"] = graphs_memory(sizes, names)
@@ -190,6 +193,7 @@ class GradientRecommender(Recommender[GradientT], Generic[GradientT, NetworkT]):
                 graphs=len(names),
                 layers=layers if isinstance(layers, int) else 4,
                 normalize_layers=getattr(config, "normalize_layers", False),
+                linked=_linked(sizes, names) if self.by_rows else None,
             )
         return {
             "parameters": tables,
@@ -197,7 +201,7 @@ class GradientRecommender(Recommender[GradientT], Generic[GradientT, NetworkT]):
             "optimizer": 2 * tables,
             # The state at the best epoch, where validation chooses one.
             "best epoch": tables if sizes.validation else 0,
-            "activations": 4 * config.dim * _ROWS * config.batch_size,
+            "activations": 4 * config.dim * _ROWS * config.batch_size * together,
             "sampling": _DRAWN * sizes.edges,
             **graphs,
         }
@@ -367,7 +371,19 @@ def graphs_memory(sizes: Sizes, names: Sequence[str]) -> int:
     return _EDGE * sum(edges) + _BUILT * max(edges, default=0) + 8 * sizes.nodes * len(edges)
 
 
-def propagation_memory(tables: int, *, graphs: int, layers: int, normalize_layers: bool) -> int:
+def _linked(sizes: Sizes, names: Sequence[str]) -> float:
+    most = max(sizes.pairs[name] for name in names)
+    return (min(sizes.n_users, most) + min(sizes.n_items, most)) / max(sizes.nodes, 1)
+
+
+def propagation_memory(
+    tables: int,
+    *,
+    graphs: int,
+    layers: int,
+    normalize_layers: bool,
+    linked: float | None = None,
+) -> int:
     """Return the bytes of a propagation and its gradient, beyond parameters and their gradient.
 
     Parameters
@@ -376,7 +392,14 @@ def propagation_memory(tables: int, *, graphs: int, layers: int, normalize_layer
         Bytes of layer 0, users and items.
     graphs, layers, normalize_layers
         As in :func:`funnelrec.graph.propagation.propagate`.
+    linked
+        Of a network that makes rows alone where tables would be too large: the share of nodes
+        that the largest graph links at most.
     """
+    options = {"graphs": graphs, "layers": layers, "normalize_layers": normalize_layers}
+    if linked is not None and spares_tables(tables, **options):
+        # Two layers and two of the gradient, and one graph's layers where they are normalised.
+        return int((4 + layers * normalize_layers) * linked * tables)
     if not layers:
         return 3 * graphs * tables
     kept = graphs * layers if normalize_layers else 0

@@ -104,6 +104,7 @@ class LightGCN(PropagatedRecommender[LightGCNSettings]):
     name = "lightgcn"
     summary = "Graph propagation on the target behavior."
     reference = "He et al., SIGIR 2020"
+    by_rows = True
     builds_on = "mf_bpr"
     adds = "propagation over the purchase graph, without weights or non-linearities"
     Settings: ClassVar[type[Config]] = LightGCNSettings

@@ -330,6 +330,7 @@ class RMBRec(PropagatedRecommender[RMBRecSettings]):
     name = "rmbrec"
     summary = "Multi-behavior graph model with alignment to the target and invariant risks."
     reference = "Cai et al., WWW 2026"
+    by_rows = True
     builds_on = "lightgcn"
     adds = "one graph per behavior, views aligned to the target, risks made equal"
     Settings: ClassVar[type[Config]] = RMBRecSettings

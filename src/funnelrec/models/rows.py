@@ -12,11 +12,8 @@ from torch import Tensor
 
 from funnelrec.common.config import Config
 from funnelrec.graph.propagation import Combination, propagate
-from funnelrec.graph.rows import propagate_rows, propagated_mean
+from funnelrec.graph.rows import propagate_rows, propagated_mean, spares_tables
 from funnelrec.models.gradient import Graphs, TableNetwork
-
-ROWS_FROM = 2**31
-"""Bytes of propagated tables and kept layers from which a batch's rows are made without them."""
 
 
 class GroupedSettings(Config):
@@ -88,9 +85,13 @@ class RowNetwork(TableNetwork):
     def spares_tables(self) -> bool:
         """Whether the tables of all views are too large to be made for a few rows."""
         encoding = self.encoding
-        kept = 1 + (encoding["layers"] if encoding["normalize_layers"] else 0)
-        table = self.users.numel() + self.items.numel()
-        return table * self.users.element_size() * len(self.graphs.names) * kept >= ROWS_FROM
+        tables = (self.users.numel() + self.items.numel()) * self.users.element_size()
+        return spares_tables(
+            tables,
+            graphs=len(self.graphs.names),
+            layers=encoding["layers"],
+            normalize_layers=encoding["normalize_layers"],
+        )
 
     def propagated_rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Return some rows of all views, and no others."""
