@@ -246,7 +246,9 @@ def run_step(step: str, folder: Path, arguments: argparse.Namespace) -> dict[str
         "peak_gib": round(usage.ru_maxrss * 1024 / GIB, 2),
         "bar": dict(zip(("seconds", "gib"), limits, strict=True)),
         "inside": json.loads(inside[-1]) if inside else None,
-        "command": shlex.join(["python", *command[1:]]),
+        "command": shlex.join(["python", *command[1:]])
+        .replace(str(folder), "FOLDER")
+        .replace(__file__, "benchmarks/large_log.py"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {"funnelrec": __version__, "python": platform.python_version()},
     }

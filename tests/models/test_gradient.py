@@ -295,5 +295,6 @@ def test_validation_on_drawn_users_counts_only_them(tiny_dataset: Dataset) -> No
     )
     assert tiny_dataset.training.validation.nnz > 2
     model.fit(tiny_dataset)
+    assert isinstance(model, GradientRecommender)
     history = model.history
     assert all(2 * record.validation["hr@1"] in (0, 1, 2) for record in history.records)

@@ -396,8 +396,9 @@ def propagation_memory(
         Of a network that makes rows alone where tables would be too large: the share of nodes
         that the largest graph links at most.
     """
-    options = {"graphs": graphs, "layers": layers, "normalize_layers": normalize_layers}
-    if linked is not None and spares_tables(tables, **options):
+    if linked is not None and spares_tables(
+        tables, graphs=graphs, layers=layers, normalize_layers=normalize_layers
+    ):
         # Two layers and two of the gradient, and one graph's layers where they are normalised.
         return int((4 + layers * normalize_layers) * linked * tables)
     if not layers:

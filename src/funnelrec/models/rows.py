@@ -115,7 +115,7 @@ class RowNetwork(TableNetwork):
             *(torch.cat(side, dim=1) for side in zip(*numbers, strict=True))
         )
         leaves = [
-            [part.detach().requires_grad_() for part in output.split(sizes, dim=1)]
+            [part.detach().requires_grad_() for part in torch.split(output, sizes, dim=1)]
             for output, sizes in zip(
                 outputs,
                 ([rows.shape[1] for rows in side] for side in zip(*numbers, strict=True)),

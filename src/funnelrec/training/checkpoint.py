@@ -46,11 +46,15 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write the checkpoint, atomically."""
-        tensors = {
-            f"{part}:{name}": tensor.detach().cpu().contiguous()
-            for part in _PARTS
-            for name, tensor in getattr(self, part).items()
-        }
+        tensors: dict[str, Tensor] = {}
+        places: set[int] = set()
+        for part in _PARTS:
+            for name, tensor in getattr(self, part).items():
+                whole = tensor.detach().cpu().contiguous()
+                # Written as it lies, except where two names share memory, which no file can say.
+                place = whole.untyped_storage().data_ptr()
+                tensors[f"{part}:{name}"] = whole.clone() if place in places else whole
+                places.add(place)
         metadata = {"identity": self.identity, "history": self.history.model_dump_json()}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
