@@ -17,7 +17,7 @@ TYPED := src tests website $(if $(wildcard benchmarks/*.py),benchmarks)
 TEST_ENV := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test venv lint typecheck doctest pytest docs reproduce clean
+.PHONY: help demo test venv lint typecheck doctest pytest docs wheel reproduce clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,14 @@ pytest: $(VENV)/.installed-test ## Run the test-suite.
 docs: $(VENV)/.installed-test ## Build the documentation into site/; a warning is an error.
 	@NO_MKDOCS_2_WARNING=1 $(TEST_ENV) $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "Open site/index.html; it needs no network and no server."
+
+wheel: ## Build the wheel, install it into an empty environment in build/ and test it there.
+	rm -rf dist build/wheel
+	@$(PYTHON) -m venv build/wheel
+	@build/wheel/bin/python -m pip --disable-pip-version-check -q wheel --no-deps -w dist .
+	@build/wheel/bin/python -m pip --disable-pip-version-check -q install -c ci-constraints.txt torch
+	@build/wheel/bin/python -m pip --disable-pip-version-check -q install -c ci-constraints.txt dist/*.whl
+	@$(TEST_ENV) build/wheel/bin/python -I tests/check_wheel.py
 
 reproduce: $(VENV)/.installed-test ## Train everything in docs/reproduction.md again (hours; FUNNELREC_DATA=folder; resumes).
 	$(TEST_ENV) $(BIN)/python benchmarks/reproduction.py search

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+import funnelrec
 from funnelrec.cli.app import app
 from funnelrec.data.simulation import simulate_shop
 from funnelrec.models import model_names
@@ -81,6 +82,18 @@ def test_links_lead_somewhere() -> None:
     for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")):
             assert (ROOT / link).exists(), f"{page}: {link}"
+
+
+def test_the_citation_is_of_this_version() -> None:
+    cited = dict(
+        line.split(": ", 1)
+        for line in (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+        if re.match(r"[a-z-]+: ", line)
+    )
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["version"] == funnelrec.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert cited["license"] == project["license"]
 
 
 def test_the_lower_bounds_to_try_are_those_of_the_package() -> None:
