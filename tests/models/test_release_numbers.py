@@ -14,9 +14,10 @@ from torch import Tensor
 
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.models.cml import CML, CMLNetwork, Losses
+from funnelrec.models.crgcn import CRGCN, CRGCNNetwork
 from funnelrec.models.mbgcn import MBGCN, MBGCNNetwork
 from funnelrec.models.s_mbrec import SMBRec, SMBRecNetwork
-from funnelrec.training.sampling import Triples
+from funnelrec.training.sampling import BehaviorTriples, Triples
 from funnelrec.training.seeded import Seeded
 
 NUMBERS = json.loads(Path(__file__).with_name("release_numbers.json").read_text(encoding="utf-8"))
@@ -117,3 +118,22 @@ def test_s_mbrec(shop: Shop, weight: float) -> None:
     close(found, NUMBERS["s_mbrec"][f"loss_{weight}"])
     users, items = made.embeddings()
     close(users @ items.T, NUMBERS["s_mbrec"]["scores"])
+
+
+def test_crgcn(shop: Shop) -> None:
+    model = CRGCN(preset="release", dim=4, layers=(2, 1, 1), l2=0.3, device="cpu")
+    made = model.network(shop("view", "cart", "purchase"), torch.Generator())
+    assert isinstance(made, CRGCNNetwork)
+    layers = [row for bias in made.biases for row in bias]
+    fill([made.users, made.items, *layers])
+    users, items = made.embeddings()
+    close(users @ items.T, NUMBERS["crgcn"]["scores"])
+
+    # As theirs: the fifth user has nothing, two others lack a behavior.
+    present = torch.ones(3, 5, dtype=torch.bool)
+    present[:, 4] = present[0, 3] = present[2, 0] = False
+    positives = torch.tensor([*TRIPLES[1], 0]).expand(3, -1)
+    negatives = torch.tensor([*TRIPLES[2], [0, 0]]).T[[0, 1, 0]]
+    terms = made.loss(BehaviorTriples(torch.arange(5), positives, negatives, present))
+    # Their table of items has a row more.
+    close(terms["bpr"] + terms["l2"] * 6 / 7, NUMBERS["crgcn"]["loss"])
