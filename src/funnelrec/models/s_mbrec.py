@@ -197,6 +197,11 @@ class SMBRec(EmbeddingRecommender[SMBRecSettings]):
     drawn (Xavier) where the release leaves memory as it is; any number of behaviors; the
     initial w is .4 for the target and .3 for others. ``preset="release"`` keeps repeated nodes
     in the contrast and ranks by the views side by side, without the fusion.
+
+    ``preset="practical"`` is for a short budget: larger steps, and an L2 term that holds the
+    tables. On validation of 3,000 users and 2,500 items of taobao15k it gave NDCG@10 .029 after
+    190 steps (popularity .014), and the same with counts="share"; under the release's L2 and steps
+    of 5e-3 the ranking loss fell and validation with it after the second epoch.
     """
 
     name = "s_mbrec"
@@ -215,6 +220,13 @@ class SMBRec(EmbeddingRecommender[SMBRecSettings]):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": {},
         "release": {"deduplicate": False, "score": "concat"},
+        "practical": {
+            "dim": 64,
+            "learning_rate": 2e-3,
+            "batch_size": 2048,
+            "l2": 1e-2,
+            "patience": 20,
+        },
     }
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": Range(1e-4, 1e-2, log=True),
