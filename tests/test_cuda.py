@@ -70,7 +70,11 @@ def test_propagation_and_its_gradient_equal_those_of_the_cpu(
 
 
 @pytest.mark.parametrize(
-    "name", ["conversion", "popularity", "mf_bpr", "lightgcn", "rmbrec", "charm"]
+    "name",
+    [
+        *("conversion", "popularity", "mf_bpr", "lightgcn", "rmbrec", "charm"),
+        *("bcipm", "rcl"),
+    ],
 )
 def test_a_model_trained_on_the_gpu_scores_like_one_of_the_cpu(
     tiny_dataset: Dataset, name: str, monkeypatch: pytest.MonkeyPatch

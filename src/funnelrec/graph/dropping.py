@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -55,10 +56,7 @@ def dropped_graph(
         kept = _kept(half.nnz, ratio, generator, like)
     scale = _scale(users, kept, graph.n_users)[users] * _scale(items, kept, graph.n_items)[items]
     values = kept * scale
-    return Adjacency(
-        CsrMatrix(half.indptr, half.indices, values, half.shape),
-        CsrMatrix(other.indptr, other.indices, values[order], other.shape),
-    )
+    return Adjacency(replace(half, values=values), replace(other, values=values[order]))
 
 
 def _rows(matrix: CsrMatrix) -> Tensor:

@@ -366,7 +366,10 @@ class BCIPM(EmbeddingRecommender[BCIPMSettings]):
     behaviors matters only in which one is the target. No fold-in.
 
     ``preset="practical"`` is for a budget: an epoch of the release is over a thousand steps on
-    taobao15k, each over both graphs.
+    taobao15k, each over both graphs, so an epoch draws a ninth of the records in larger batches.
+    On 3,000 users of taobao15k, validation HR@10 was 0.087 with steps of 1e-3, 0.095 with 3e-3,
+    and 0.078 with 1e-3 and ``exclude_self``, each within 20 seconds of one core; nothing else was
+    tried.
     """
 
     name = "bcipm"
@@ -383,7 +386,7 @@ class BCIPM(EmbeddingRecommender[BCIPMSettings]):
         "paper": {},
         "tmall": {"log_weight": 0.3},
         "practical": {
-            "learning_rate": 1e-3,
+            "learning_rate": 3e-3,
             "batch_size": 4096,
             "records_per_epoch": 131_072,
             "patience": 15,

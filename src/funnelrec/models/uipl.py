@@ -369,6 +369,9 @@ class UIPL(EmbeddingRecommender[UIPLSettings]):
     masks test purchases, too). Weights of the autoencoder start Xavier uniform, biases at 0. With
     one behavior there is no other environment and NCE is left out. ``preset="tmall"`` has the
     release's weights for Tmall. No fold-in.
+
+    ``preset="practical"`` takes larger steps. On 3,000 users of taobao15k, validation HR@10 was
+    0.215 with the release's 1e-3 and 0.221 with 5e-3; nothing else was tried.
     """
 
     name = "uipl"
@@ -385,6 +388,7 @@ class UIPL(EmbeddingRecommender[UIPLSettings]):
         "paper": {},
         "release": {"sample_at_eval": True},
         "tmall": {"nce_weight": 0.1, "kl_weight": 0.1},
+        "practical": {"learning_rate": 5e-3},
     }
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": Range(3e-4, 1e-2, log=True),
