@@ -269,6 +269,26 @@ def test_lists_equal_a_slow_sort(
         assert value[n:].tolist() == [-np.inf] * (k - n)
 
 
+@given(
+    scores=hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 4), st.integers(1, 90)),
+        elements=st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0, np.inf]),
+    ),
+    k=st.integers(1, 12),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_best_of_wide_rows_are_found_in_pieces(scores: npt.NDArray[np.float32], k: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_WIDE", 1)
+        patch.setattr(ranking, "_PIECE", 4)
+        rows, length = torch.from_numpy(scores), min(k, scores.shape[1])
+        best, places = ranking._largest(rows, length)
+    assert torch.equal(best, torch.topk(rows, length, dim=1).values)
+    assert torch.equal(rows.gather(1, places), best)
+    assert all(len(set(row)) == length for row in places.tolist())
+
+
 def test_lists_in_a_stream_are_the_lists() -> None:
     rng = np.random.default_rng(1)
     scorer = MatrixScorer(rng.random((9, 5)))
