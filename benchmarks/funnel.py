@@ -4,6 +4,7 @@
     python benchmarks/funnel.py run --work FOLDER       # chosen settings, refitted, three seeds
     python benchmarks/funnel.py rivals --work FOLDER    # the other models, refitted, one seed
     python benchmarks/funnel.py significance --work FOLDER  # paired tests against the second best
+    python benchmarks/funnel.py robustness --work FOLDER  # takes over what funnelrec compare found
     python benchmarks/funnel.py shop                    # the simulated shop, beside single models
     python benchmarks/funnel.py table                   # rewrites docs/comparison.md
 
@@ -27,6 +28,7 @@ import polars as pl
 import torch
 
 from funnelrec.common.columns import USER
+from funnelrec.comparison.jobs import read_record
 from funnelrec.data import prepare, read_events, simulate_shop
 from funnelrec.data.dataset import Dataset
 from funnelrec.evaluation import evaluate
@@ -55,8 +57,11 @@ DISCOVERY_BAR = 0.11
 NOISES = (0.1, 0.3, 0.5)
 SHOP_MODELS = ("funnel", "conversion", "rp3beta", "itemknn", "ease", "popularity")
 
+# Shares of the auxiliary edges that are added, or dropped with a minus.
+LEVELS = (-0.5, -0.3, -0.1, 0.0, 0.1, 0.3, 0.5)
+
 # Who else is fitted on training plus validation pairs; ease takes no catalogue above 30,000 items.
-STEPS = ("search", "run", "rivals", "significance", "shop", "table")
+STEPS = ("search", "run", "rivals", "significance", "robustness", "shop", "table")
 RIVALS = ("popularity", "conversion", "rp3beta", "itemknn", "ease", "ials")
 TOO_LARGE = {("taobao48k_no_view", "ease")}
 
@@ -243,6 +248,32 @@ def significance(names: list[str], work: Path) -> None:
             append(RESULTS, {"key": key, **keys, "tests": tests})
 
 
+def robustness(folder: Path) -> None:
+    """Record what ``funnelrec compare --robustness --out FOLDER`` found."""
+    names = {dataset.fingerprint: name for name in DATASETS if (dataset := load(name)) is not None}
+    for run_folder in sorted((folder / "runs").iterdir()):
+        found = read_record(run_folder)
+        if found is None or found.error is not None or found.job.fingerprint not in names:
+            continue
+        noise, values = found.job.perturbation, found.test
+        key = key_of(step="robustness", job=found.key)
+        if key not in finished(RESULTS):
+            row = {
+                "key": key,
+                "step": "robustness",
+                "dataset": names[found.job.fingerprint],
+                "model": found.job.model,
+                "settings": dict(found.job.settings),
+                "seed": found.job.seed,
+                "refit": found.job.refit,
+                "level": 0.0 if noise is None else noise.level,
+                "seconds": found.seconds,
+                "device": found.device,
+                "test": {part: {m: values[part][m] for m in METRICS} for part in values},
+            }
+            append(RESULTS, row)
+
+
 def _users(rows: list[dict[str, Any]], work: Path) -> pl.DataFrame:
     """Return every user's figures, the mean over seeds."""
     parts = []
@@ -294,6 +325,8 @@ def table() -> None:
     text = between(text, "funnel models", _models(rows))
     tests = [row for row in rows if row["step"] == "significance"]
     text = between(text, "funnel significance", _significance(tests))
+    noisy = [row for row in rows if row["step"] == "robustness"]
+    text = between(text, "funnel robustness", _robustness(noisy))
     searched = [row for row in rows if row["step"] == "search"]
     text = between(text, "funnel search", _search(searched))
     shops = [row for row in rows if row["step"] == "shop"]
@@ -393,6 +426,30 @@ def _significance(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _robustness(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        f"| data set | model | {' | '.join(f'{100 * level:+.0f} %' for level in LEVELS)} |",
+        "|---" * (len(LEVELS) + 2) + "|",
+    ]
+    for name, model in dict.fromkeys((row["dataset"], row["model"]) for row in rows):
+        figures = {
+            row["level"]: [row["test"]["overall"][metric] for metric in METRICS[1:]]
+            for row in rows
+            if (row["dataset"], row["model"]) == (name, model)
+        }
+        whole = figures.get(0.0)
+        cells = []
+        for level in LEVELS:
+            here = figures.get(level)
+            cell = "-" if here is None else " / ".join(f"{value:.4f}" for value in here)
+            if here is not None and whole is not None and level:
+                lost = [one / other - 1 for one, other in zip(here, whole, strict=True)]
+                cell += " (" + " / ".join(f"{100 * value:+.1f} %" for value in lost) + ")"
+            cells.append(cell)
+        lines.append(f"| {name} | {model} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _shop(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"| model | {' | '.join(f'noise {noise}' for noise in NOISES)} |",
@@ -452,6 +509,10 @@ def main() -> None:
         if arguments.work is None:
             parser.error("significance reads the figures of every user: give the --work of run")
         significance(names, arguments.work)
+    elif arguments.step == "robustness":
+        if arguments.work is None:
+            parser.error("robustness reads a comparison: give its folder as --work")
+        robustness(arguments.work)
     elif arguments.step == "search":
         search(names, [name for name in arguments.tried.split(",") if name])
     else:
