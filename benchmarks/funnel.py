@@ -335,7 +335,7 @@ def table() -> None:
 
 def _test(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| data set | settings | line | bar | HR@10 | NDCG@10 | seeds | seconds | peak MiB |",
+        "| data set | settings | line | bar | HR@10 | NDCG@10 | seeds | processor s | peak MiB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     labels = list(dict.fromkeys(row["name"] for row in rows))
@@ -353,7 +353,7 @@ def _test(rows: list[dict[str, Any]]) -> str:
                 _spread([row["test"][line][metric] for row in here])
                 for metric in ("hr@10", "ndcg@10")
             ]
-            seconds = f"{mean(row['seconds'] for row in here):.0f}"
+            seconds = f"{mean(row['cpu_seconds'] for row in here):.0f}"
             memory = f"{max(row['peak_memory_mib'] for row in here):,}"
             lines.append(
                 f"| {name} | {label} | {line} | {bar} | {values[0]} | {values[1]} | {len(here)} "
@@ -375,9 +375,11 @@ def _models(rows: list[dict[str, Any]]) -> str:
     for name in DATASETS:
         groups: dict[tuple[str, bool], list[dict[str, Any]]] = {}
         for row in rows:
-            told = row["step"] in ("run", "rivals") and row["name"] in ("defaults", "tuned")
-            if told and row["dataset"] == name:
-                groups.setdefault((row["model"], True), []).append(row["test"])
+            if row["dataset"] == name and row["step"] in ("run", "rivals"):
+                model = row.get("model", "funnel")
+                if row["name"] not in ("defaults", "tuned"):
+                    model += f", {row['name']}"
+                groups.setdefault((model, True), []).append(row["test"])
         for row in trained:
             # Settings of a data set's own are rows of the reproduction alone.
             if (row["dataset"], row["refit"]) == (name, False) and not _own(row):
