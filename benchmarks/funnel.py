@@ -191,15 +191,15 @@ def run(names: list[str], seeds: list[int], work: Path | None) -> None:
 
 
 def tuned(dataset: str, model: str) -> dict[str, Any]:
-    """Return the settings that the search of simple models found best on validation."""
+    """Return the settings of the best trial on validation that the search of simple models made."""
     rows = [
         row
         for row in finished(SIMPLE).values()
-        if (row["dataset"], row["model"]) == (dataset, model) and "validation" in row
+        if (row["dataset"], row["model"]) == (dataset, model) and row.get("metrics")
     ]
     if not rows:
         return {}
-    return dict(max(rows, key=lambda row: row["validation"]["overall"]["ndcg@10"])["settings"])
+    return dict(max(rows, key=lambda row: row["metrics"]["overall"]["ndcg@10"])["settings"])
 
 
 def rivals(names: list[str], models: list[str], work: Path | None) -> None:
