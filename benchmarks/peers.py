@@ -1,0 +1,345 @@
+"""funnelrec against public code on taobao15k: seconds per epoch, peak memory, one run, one machine.
+
+Run from the repository with the benchmark files in FUNNELREC_DATA. The peers live outside: the
+released RMBRec code in a folder of its own (repository miaomiao-cai2/RMBRec), and a Python
+environment with recbole, torch_geometric, implicit and loguru::
+
+    python benchmarks/peers.py --release RMBREC_FOLDER --python PEERS/bin/python
+    python benchmarks/peers.py --only funnelrec-lightgcn pyg-lightgcn --epochs 3
+
+Every contestant is a process of its own, limited to the same threads, on the same split: the
+training, validation and test pairs that funnelrec prepared. Public code is run as it is, with its
+own sampler and loop, for a few epochs; the first warms up and is left out of the median. Batches
+are those of each original: 2048 pairs (LightGCN), 1024 users (RMBRec). Processor time stands beside
+wall time, which means something on an idle machine alone. One line each is added to
+benchmarks/results/peers.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from funnelrec.common.version import __version__
+from funnelrec.data.dataset import Dataset
+from funnelrec.data.interactions import Interactions
+from reproduction import append, load
+
+RESULTS = Path(__file__).resolve().parent / "results/peers.jsonl"
+NAMES = (
+    "funnelrec-rmbrec",
+    "rmbrec-release",
+    "funnelrec-lightgcn",
+    "recbole-lightgcn",
+    "pyg-lightgcn",
+    "implicit-als",
+    "implicit-bpr",
+)
+DIM, LAYERS, PAIRS, USERS = 64, 3, 2048, 1024
+
+# What the environments of the peers execute: their public interface, timed epoch by epoch.
+RECBOLE = """
+import json, resource, sys, time, torch
+import numpy as np
+for name in ("bool", "int", "float", "object", "complex"):
+    if not hasattr(np, name):
+        setattr(np, name, getattr(__builtins__, name))
+torch.set_num_threads(int(sys.argv[3]))
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+import recbole
+config = Config(model="LightGCN", dataset="taobao", config_dict={
+    "data_path": sys.argv[1], "benchmark_filename": ["train", "valid", "test"],
+    "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id",
+    "load_col": {"inter": ["user_id", "item_id"]}, "embedding_size": 64, "n_layers": 3,
+    "train_batch_size": 2048, "use_gpu": False, "show_progress": False, "state": "ERROR",
+    "reproducibility": False})
+init_seed(0, False)
+data = create_dataset(config)
+train, valid, test = data_preparation(config, data)
+began = time.perf_counter()
+model = get_model("LightGCN")(config, train.dataset)
+built = time.perf_counter() - began
+trainer = get_trainer(config["MODEL_TYPE"], "LightGCN")(config, model)
+epochs, processor = [], []
+for number in range(int(sys.argv[2])):
+    began, spent = time.perf_counter(), time.process_time()
+    trainer._train_epoch(train, number, show_progress=False)
+    epochs.append(time.perf_counter() - began)
+    processor.append(time.process_time() - spent)
+print(json.dumps({"built": built, "epochs": epochs, "cpu": processor,
+    "version": recbole.__version__,
+    "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+"""
+PYG = """
+import json, resource, sys, time, torch, torch_geometric
+import numpy as np
+torch.set_num_threads(int(sys.argv[3]))
+torch.manual_seed(0)
+pairs = torch.from_numpy(np.load(sys.argv[1] + "/train.npy"))
+n_users, n_items = np.load(sys.argv[1] + "/shape.npy").tolist()
+users, items = pairs[0], pairs[1] + n_users
+edges = torch.cat([torch.stack([users, items]), torch.stack([items, users])], dim=1)
+model = torch_geometric.nn.LightGCN(n_users + n_items, 64, num_layers=3)
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+epochs, processor = [], []
+for number in range(int(sys.argv[2])):
+    began, spent = time.perf_counter(), time.process_time()
+    steps = torch.randperm(len(users)).split(2048)
+    share = steps[: max(1, len(steps) // int(sys.argv[4]))]
+    for part in share:
+        negative = torch.randint(n_users, n_users + n_items, (len(part),))
+        label = torch.cat([torch.stack([users[part], items[part]]),
+                           torch.stack([users[part], negative])], dim=1)
+        optimizer.zero_grad()
+        positive, other = model(edges, label).chunk(2)
+        model.recommendation_loss(positive, other, node_id=label.unique()).backward()
+        optimizer.step()
+    epochs.append((time.perf_counter() - began) * len(steps) / len(share))
+    processor.append((time.process_time() - spent) * len(steps) / len(share))
+print(json.dumps({"epochs": epochs, "cpu": processor, "version": torch_geometric.__version__,
+    "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+"""
+IMPLICIT = """
+import json, resource, sys, time
+import implicit, numpy as np, scipy.sparse as sp
+from threadpoolctl import threadpool_limits
+pairs = np.load(sys.argv[1] + "/train.npy")
+shape = np.load(sys.argv[1] + "/shape.npy").tolist()
+matrix = sp.csr_matrix((np.ones(pairs.shape[1], np.float32), pairs), shape=shape)
+threads, count = int(sys.argv[3]), int(sys.argv[2])
+kind = {"als": implicit.cpu.als.AlternatingLeastSquares,
+        "bpr": implicit.cpu.bpr.BayesianPersonalizedRanking}[sys.argv[4]]
+epochs, processor = [], []
+with threadpool_limits(1, "blas"):
+    for rounds in (1, 1 + count):
+        model = kind(factors=64, iterations=rounds, num_threads=threads, random_state=0)
+        began, spent = time.perf_counter(), time.process_time()
+        model.fit(matrix, show_progress=False)
+        epochs.append(time.perf_counter() - began)
+        processor.append(time.process_time() - spent)
+each, of_cpu = ((part[1] - part[0]) / count for part in (epochs, processor))
+print(json.dumps({"epochs": [each], "cpu": [of_cpu], "version": implicit.__version__,
+    "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+"""
+OURS = """
+import json, resource, sys, time, torch
+from funnelrec.common.memory import prefer_huge_pages
+prefer_huge_pages()
+torch.set_num_threads(int(sys.argv[3]))
+from funnelrec.data.dataset import Dataset
+from funnelrec.models import create_model
+from funnelrec.training.loop import train
+data = Dataset.load(sys.argv[1]).training
+settings = {"lightgcn": {"batch_size": 2048}, "rmbrec": {"batch_size": 1024, "rounds": 1}}
+model = create_model(sys.argv[4], config={**settings[sys.argv[4]], "epochs": int(sys.argv[2])},
+                     device="cpu")
+began = time.perf_counter()
+network = model.network(data, torch.Generator().manual_seed(0))
+sampler = model.sampler(data)
+built = time.perf_counter() - began
+began, spent = time.perf_counter(), time.process_time()
+history = train(network, sampler, model.config)
+spent, seconds = time.process_time() - spent, time.perf_counter() - began
+count = len(history.records)
+print(json.dumps({"built": built, "epochs": [seconds / count], "cpu": [spent / count],
+    "version": "this", "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+"""
+
+
+def write_release(dataset: Dataset, folder: Path) -> None:
+    """Write the data in the files that the released code reads; its numbers begin at 1."""
+    target = folder / "data/taobao"
+    target.mkdir(parents=True)
+    training = dataset.training
+    count = {"user": training.n_users, "item": training.n_items}
+    (target / "count.txt").write_text(json.dumps(count))
+    names = {"view": "view", "cart": "cart", "purchase": "buy"}
+    parts = {theirs: training.interactions[ours] for ours, theirs in names.items()}
+    parts["all"] = training.seen
+    for name, part in parts.items():
+        np.savetxt(target / f"{name}.txt", np.stack([part.users, part.indices], 1) + 1, fmt="%d")
+        (target / f"{name}_dict.txt").write_text(json.dumps(by_user(part)))
+    held = {"validation": training.validation, "test": dataset.test, "train": training.purchases}
+    for name, part in held.items():
+        (target / f"{name}_dict.txt").write_text(json.dumps(by_user(part)))
+
+
+def by_user(part: Interactions) -> dict[str, list[int]]:
+    """Return the items of each user that has some, as the released code numbers them."""
+    return {
+        str(user + 1): (part.row(user) + 1).tolist()
+        for user in np.flatnonzero(part.user_degrees).tolist()
+    }
+
+
+def write_pairs(dataset: Dataset, folder: Path) -> None:
+    """Write the pairs for the other peers: RecBole's atomic files, and arrays."""
+    place = folder / "taobao"
+    place.mkdir(parents=True)
+    parts = {
+        "train": dataset.training.purchases,
+        "valid": dataset.training.validation,
+        "test": dataset.test,
+    }
+    for name, part in parts.items():
+        columns = {"user_id:token": part.users, "item_id:token": part.indices}
+        pl.DataFrame(columns).write_csv(place / f"taobao.{name}.inter", separator="\t")
+    bought = dataset.training.purchases
+    np.save(folder / "train.npy", np.stack([bought.users, bought.indices]).astype(np.int64))
+    np.save(folder / "shape.npy", np.array(bought.shape))
+
+
+def run_release(release: Path, python: str, folder: Path, epochs: int) -> dict[str, Any]:
+    """Run the released code until some epochs are over; read what it logs."""
+    command = [python, str(release / "main.py"), "--data_name=taobao", "--device=cpu"]
+    began = time.perf_counter()
+    found: list[float] = []
+    spent: list[float] = []
+    first = peak = 0.0
+    # The log goes to stderr among progress bars; the process has no option for fewer epochs.
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            seen = re.search(r"epoch \d+ ([0-9.]+)s Train loss", line)
+            if seen is None:
+                continue
+            found.append(float(seen[1]))
+            first = first or time.perf_counter() - began - found[0]
+            place = Path(f"/proc/{process.pid}")
+            status = (place / "status").read_text()
+            ticks = (place / "stat").read_text().rpartition(")")[2].split()[11:13]
+            spent.append(sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"))
+            peak = float(re.findall(r"VmHWM:\s+(\d+)", status)[0]) * 1024
+            if len(found) == epochs:
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+    if len(found) < epochs:
+        raise SystemExit(f"the released code ended after {len(found)} epochs.")
+    # Between two such lines lie an epoch and both its evaluations.
+    whole = [after - before for before, after in pairwise(spent)]
+    return {
+        "built": first,
+        "epochs": found,
+        "cpu_before_and_first_epoch": spent[0],
+        "cpu_with_evaluation": whole,
+        "peak": peak,
+        "version": commit(release),
+    }
+
+
+def commit(folder: Path) -> str:
+    """Return the commit that a folder is at."""
+    asked = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def run_code(python: str, code: str, *arguments: str) -> dict[str, Any]:
+    """Run a piece of Python and return the JSON object on its last line."""
+    done = subprocess.run(
+        [python, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1:] or ["no result"])
+    found: dict[str, Any] = json.loads(lines[-1])
+    return found
+
+
+def measured(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Return what one contestant took."""
+    epochs, threads, share = arguments.epochs, str(arguments.threads), str(arguments.share)
+    peer = arguments.python or sys.executable
+    pairs, data = str(folder), str(folder / "dataset")
+    match name:
+        case "rmbrec-release":
+            return run_release(arguments.release.resolve(), peer, folder, epochs)
+        case "recbole-lightgcn":
+            return run_code(peer, RECBOLE, pairs, str(epochs), threads)
+        case "pyg-lightgcn":
+            return run_code(peer, PYG, pairs, str(epochs), threads, share)
+        case "implicit-als" | "implicit-bpr":
+            return run_code(peer, IMPLICIT, pairs, "10", threads, name.removeprefix("implicit-"))
+        case _:
+            return run_code(
+                sys.executable,
+                OURS,
+                data,
+                str(epochs + 2),
+                threads,
+                name.removeprefix("funnelrec-"),
+            )
+
+
+def main() -> None:
+    """Measure the contestants and print ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--release", type=Path, help="Folder of the released RMBRec code.")
+    parser.add_argument("--python", help="Interpreter of the peers' environment.")
+    parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES)
+    parser.add_argument("--epochs", type=int, default=2, help="Epochs of each.")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--share", type=int, default=1, help="PyG: one in so many batches.")
+    arguments = parser.parse_args()
+    dataset = load("taobao15k")
+    if dataset is None:
+        return
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        dataset.save(folder / "dataset")
+        write_release(dataset, folder)
+        write_pairs(dataset, folder)
+        for name in arguments.only:
+            if name == "rmbrec-release" and arguments.release is None:
+                continue
+            try:
+                found = measured(name, arguments, folder)
+            except RuntimeError as error:
+                print(f"{name}: failed: {error}", flush=True)
+                continue
+            times = found["epochs"][1:] or found["epochs"]
+            row = {
+                "name": name,
+                "dataset": "taobao15k",
+                "fingerprint": dataset.fingerprint,
+                "seconds_per_epoch": round(median(times), 3),
+                "epochs": [round(seconds, 3) for seconds in found["epochs"]],
+                "cpu_seconds": {
+                    key: value for key, value in found.items() if key.startswith("cpu")
+                },
+                "seconds_before": round(found["built"], 2) if "built" in found else None,
+                "peak_gib": round(found["peak"] / 2**30, 2),
+                "version": found["version"] if found["version"] != "this" else __version__,
+                "threads": arguments.threads,
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            }
+            print(json.dumps(row), flush=True)
+            append(RESULTS, row)
+
+
+if __name__ == "__main__":
+    main()
