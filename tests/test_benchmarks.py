@@ -25,6 +25,7 @@ CALLS = (
     ("serve_load.py", (), ("taobao15k",)),
     ("kernels.py", (), ("taobao15k",)),
     ("epochs.py", (), ("taobao15k",)),
+    ("propagations.py", (), ("taobao15k",)),
 )
 # All in one process, because each would import torch anew.
 PROGRAM = """

@@ -1,0 +1,160 @@
+"""Accuracy against time for several numbers of propagations an epoch, on validation.
+
+Run from the repository with the benchmark files in FUNNELREC_DATA::
+
+    python benchmarks/propagations.py --device cuda --out measured
+    python benchmarks/propagations.py --models lightgcn --minutes 3
+
+One propagation serves one batch as the papers have it. Larger batches, and several batches a step
+(``batches_per_propagation``), take fewer of them. Each setting is trained to its own early stopping,
+at most ``--minutes``, and is one line of OUT/propagations.jsonl: propagations an epoch, the best
+validation figures, the seconds to reach them, and the way there. A second call repeats no line that
+is there. Test pairs are never looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from funnelrec.common.memory import prefer_huge_pages
+from funnelrec.data.dataset import TrainingData
+from funnelrec.models import FitOptions, create_model
+from funnelrec.models.gradient import GradientRecommender
+from machine import Lines, described
+from reproduction import CHOSEN, load
+
+OUT = Path(__file__).resolve().parent / "results"
+DATASET = "taobao15k"
+
+# Steps grow with the root of how much larger a step's batch is than the model's own.
+GRID: dict[str, list[dict[str, Any]]] = {
+    "lightgcn": [
+        {"batch_size": size, "learning_rate": rate}
+        for size, rate in ((1024, 1e-3), (2048, 2.5e-3), (4096, 5e-3), (16384, 1e-2), (79506, 2e-2))
+    ]
+    + [{"batch_size": 4096, "batches_per_propagation": 4, "learning_rate": 1e-2}],
+    "rmbrec": [
+        {"batch_size": 512, "learning_rate": 1.4e-3},
+        {},
+        {"batches_per_propagation": 2, "learning_rate": 2.8e-3},
+        {"batches_per_propagation": 4, "learning_rate": 4e-3},
+        {"batches_per_propagation": 8, "learning_rate": 5.6e-3},
+        {"batch_size": 4096, "learning_rate": 4e-3},
+    ],
+    "charm": [
+        {"preset": "practical", "batch_size": 2048, "learning_scale": 0.7},
+        {"preset": "practical"},
+        {"preset": "practical", "batch_size": 8192, "learning_scale": 1.4},
+        {"preset": "practical", "batch_size": 16384, "learning_scale": 2.0},
+    ],
+}
+
+
+class Budget:
+    """Ends a training after so many minutes, by its epochs."""
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds = 60 * minutes
+
+    def epochs(self, seconds_an_epoch: float, most: int) -> int:
+        """Return how many epochs fit."""
+        return max(2, min(most, int(self._seconds / max(seconds_an_epoch, 1e-3))))
+
+
+def made(
+    name: str, setting: dict[str, Any], device: torch.device, seed: int, **more: Any
+) -> GradientRecommender[Any, Any]:
+    """Return an unfitted model under a setting of the grid."""
+    given = {**CHOSEN.get(name, {}), **setting}
+    preset, scale = given.pop("preset", None), given.pop("learning_scale", 1.0)
+    model = create_model(name, preset=preset, config=given, seed=seed, device=str(device))
+    config: Any = model.config
+    changed = {"learning_rate": config.learning_rate * scale, **more}
+    whole = config.replace(**changed).model_dump()
+    return cast(
+        "GradientRecommender[Any, Any]",
+        create_model(name, config=whole, seed=seed, device=str(device)),
+    )
+
+
+def measured(
+    name: str,
+    setting: dict[str, Any],
+    data: TrainingData,
+    *,
+    device: torch.device,
+    seed: int,
+    minutes: float,
+) -> dict[str, Any]:
+    """Return the line of one training."""
+    trial = made(name, setting, device, seed, epochs=2)
+    trial.fit(data, options=FitOptions(progress="none"))
+    first, second = trial.history.records
+    model = made(name, setting, device, seed)
+    most = Budget(minutes).epochs(second.seconds - first.seconds, model.config.epochs)
+    model = made(name, setting, device, seed, epochs=most)
+    began = time.perf_counter()
+    model.fit(data, options=FitOptions(progress="none"))
+    took = time.perf_counter() - began
+    history = model.history
+    best = history.records[history.best_epoch - 1]
+    steps = -(-model.sampler(data).n_batches // getattr(model.config, "batches_per_propagation", 1))
+    return {
+        "model": name,
+        "setting": setting,
+        "seed": seed,
+        "propagations_an_epoch": steps,
+        "epochs": len(history.records),
+        "stopped": history.stopped,
+        "best_epoch": history.best_epoch,
+        "best": best.validation,
+        "seconds_to_best": best.seconds,
+        "seconds_an_epoch": history.seconds / len(history.records),
+        "seconds": took,
+        "way": [
+            [round(record.seconds, 2), round(record.validation[model.config.metric], 5)]
+            for record in history.records
+            if record.validation
+        ],
+    }
+
+
+def main() -> None:
+    """Train what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--models", nargs="*", choices=tuple(GRID), default=tuple(GRID))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=1.0, help="Of one training at most.")
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    prefer_huge_pages()
+    dataset = load(DATASET)
+    if dataset is None:
+        return
+    device = torch.device(arguments.device)
+    lines = Lines(arguments.out / "propagations.jsonl", described(device))
+    for name in arguments.models:
+        for setting in GRID[name]:
+            wanted = {"model": name, "setting": setting, "seed": arguments.seed}
+            if lines.done(**wanted):
+                continue
+            lines.add(
+                measured(
+                    name,
+                    setting,
+                    dataset.training,
+                    device=device,
+                    seed=arguments.seed,
+                    minutes=arguments.minutes,
+                )
+            )
+
+
+if __name__ == "__main__":
+    main()
