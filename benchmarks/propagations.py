@@ -6,7 +6,7 @@ Run from the repository with the benchmark files in FUNNELREC_DATA::
     python benchmarks/propagations.py --models lightgcn --minutes 3
 
 One propagation serves one batch as the papers have it. Larger batches, and several batches a step
-(``batches_per_propagation``), take fewer of them. Each setting is trained to its own early stopping,
+(``batches_per_propagation``), take fewer of them. Each setting trains to its own early stopping,
 at most ``--minutes``, and is one line of OUT/propagations.jsonl: propagations an epoch, the best
 validation figures, the seconds to reach them, and the way there. A second call repeats no line that
 is there. Test pairs are never looked at.
