@@ -372,6 +372,13 @@ class RCL(EmbeddingRecommender[RCLSettings]):
     of users, which the release has and no output depends on, are not made. ``slices`` counts spans
     where the release gives their length. Users are contrasted once each. Weight decay and the
     triangle of step sizes are the release's. ``preset="ijcai"`` has its other settings. No fold-in.
+
+    ``preset="practical"`` has longer embeddings, fewer layers, larger steps, and contrasts the
+    users of some pairs of a batch. It only makes training affordable: on 3,000 users of taobao15k
+    (undated, one slice), within 25 seconds of one core, no setting tried rose above popularity on
+    validation (HR@10 0.005 to 0.009; tried were both contrasts off, ``long_weight`` of 0.1 and
+    0.5, temperatures of 0.1 and 0.2, ``l2`` of 1e-4 to 1e-2, 1 and 2 layers, steps of 5e-3 to
+    2e-2), while BPR on training pairs fell to a tenth. Longer trainings were not tried.
     """
 
     name = "rcl"
