@@ -121,6 +121,7 @@ def _made(root: Path) -> Folders:
         entries,
         where.comparison,
         seeds=2,
+        ks=(10,),
         isolate=False,
         progress="none",
         device="cpu",

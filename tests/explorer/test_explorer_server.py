@@ -113,6 +113,12 @@ def seen(request: pytest.FixtureRequest, address: str) -> Iterator[Seen]:
         yield page
 
 
+@pytest.fixture(scope="module")
+def narrow(address: str) -> Iterator[Seen]:
+    with visits(address, min(WIDTHS)) as page:
+        yield page
+
+
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     named = os.environ.get("FUNNELREC_SCREENSHOTS")
@@ -164,9 +170,9 @@ def test_every_page_opens_without_a_network(
 
 @needs_browser
 def test_a_way_through_the_pages(
-    seen: Seen, address: str, folders: Folders, tmp_path: Path
+    narrow: Seen, address: str, folders: Folders, tmp_path: Path
 ) -> None:
-    page = seen.page
+    page = narrow.page
     page.set_default_timeout(90_000)
     page.goto(address)
     settle(page)
@@ -195,5 +201,5 @@ def test_a_way_through_the_pages(
     expected = as_csv(hesitants(opened(wanted(folders)), ITEM))
     assert (tmp_path / "item.csv").read_text() == expected
     assert len(expected.splitlines()) > 3
-    assert seen.refused == []
-    assert seen.complaints == []
+    assert narrow.refused == []
+    assert narrow.complaints == []

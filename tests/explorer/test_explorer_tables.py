@@ -135,7 +135,7 @@ class TestCompared:
         assert charm.comparison is not None
         first, second = charm.comparison.groups
         assert [line.label for line in second.lines] == ["plain"]
-        assert metrics_of(first) == ["hr@10", "ndcg@10", "hr@20", "ndcg@20"]
+        assert metrics_of(first) == ["hr@10", "ndcg@10"]
         for part in parts_of(first):
             table = means_table(first, part)
             spreads = {line.label: line.spread(part, "hr@10") for line in first.lines}
