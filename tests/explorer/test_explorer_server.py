@@ -113,12 +113,6 @@ def seen(request: pytest.FixtureRequest, address: str) -> Iterator[Seen]:
         yield page
 
 
-@pytest.fixture(scope="module")
-def narrow(address: str) -> Iterator[Seen]:
-    with visits(address, min(WIDTHS)) as page:
-        yield page
-
-
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     named = os.environ.get("FUNNELREC_SCREENSHOTS")
@@ -135,6 +129,46 @@ def settle(page: Page, plots: int = 0) -> None:
         f"document.querySelectorAll('.js-plotly-plot .plot-container').length >= {plots}"
     )
     page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')")
+
+
+@needs_browser
+def test_a_way_through_the_pages(address: str, folders: Folders, tmp_path: Path) -> None:
+    with visits(address, min(WIDTHS)) as seen:
+        _walk(seen, address, folders, tmp_path)
+
+
+def _walk(seen: Seen, address: str, folders: Folders, tmp_path: Path) -> None:
+    page = seen.page
+    page.set_default_timeout(90_000)
+    page.goto(address)
+    settle(page)
+    page.get_by_text("User", exact=True).click()
+    box = page.get_by_label("Find a user among 120")
+    box.fill("0004")
+    box.press("Enter")
+    page.get_by_role("button", name=USER).or_(page.get_by_role("radio", name=USER)).click()
+    page.get_by_role("heading", name=f"User {USER}").wait_for()
+    page.get_by_text("What user").wait_for()
+    settle(page, 1)
+    assert f"user={USER}" in page.url
+    assert "page=user" in page.url
+    page.get_by_text("Item", exact=True).click()
+    box = page.get_by_label("Find an item among 60")
+    box.fill(ITEM)
+    box.press("Enter")
+    page.get_by_role("heading", name=f"Item {ITEM}").wait_for()
+    button = page.get_by_role("button", name="Export as CSV")
+    button.wait_for()
+    settle(page, 1)
+    with page.expect_download() as download:
+        button.click()
+    assert download.value.suggested_filename == f"hesitations-{ITEM}.csv"
+    download.value.save_as(tmp_path / "item.csv")
+    expected = as_csv(hesitants(opened(wanted(folders)), ITEM))
+    assert (tmp_path / "item.csv").read_text() == expected
+    assert len(expected.splitlines()) > 3
+    assert seen.refused == []
+    assert seen.complaints == []
 
 
 @needs_browser
@@ -166,40 +200,3 @@ def test_every_page_opens_without_a_network(
     page.wait_for_timeout(300)
     page.screenshot(path=pictures / f"{name}-{width}.png")
     page.set_viewport_size({"width": width, "height": 900})
-
-
-@needs_browser
-def test_a_way_through_the_pages(
-    narrow: Seen, address: str, folders: Folders, tmp_path: Path
-) -> None:
-    page = narrow.page
-    page.set_default_timeout(90_000)
-    page.goto(address)
-    settle(page)
-    page.get_by_text("User", exact=True).click()
-    box = page.get_by_label("Find a user among 120")
-    box.fill("0004")
-    box.press("Enter")
-    page.get_by_role("button", name=USER).or_(page.get_by_role("radio", name=USER)).click()
-    page.get_by_role("heading", name=f"User {USER}").wait_for()
-    page.get_by_text("What user").wait_for()
-    settle(page, 1)
-    assert f"user={USER}" in page.url
-    assert "page=user" in page.url
-    page.get_by_text("Item", exact=True).click()
-    box = page.get_by_label("Find an item among 60")
-    box.fill(ITEM)
-    box.press("Enter")
-    page.get_by_role("heading", name=f"Item {ITEM}").wait_for()
-    button = page.get_by_role("button", name="Export as CSV")
-    button.wait_for()
-    settle(page, 1)
-    with page.expect_download() as download:
-        button.click()
-    assert download.value.suggested_filename == f"hesitations-{ITEM}.csv"
-    download.value.save_as(tmp_path / "item.csv")
-    expected = as_csv(hesitants(opened(wanted(folders)), ITEM))
-    assert (tmp_path / "item.csv").read_text() == expected
-    assert len(expected.splitlines()) > 3
-    assert narrow.refused == []
-    assert narrow.complaints == []

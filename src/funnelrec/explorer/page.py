@@ -442,7 +442,7 @@ def item_page(explored: Explored) -> None:
             labels,
             default=labels,
             format_func=lambda name: name.replace("_", " "),
-            key="labels",
+            key=f"labels-{item}",
         )
         found = found.filter(pl.col("label").is_in(chosen))
     st.caption(f"{found.height:,} users touched it and did not buy it.")
