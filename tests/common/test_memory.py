@@ -87,7 +87,8 @@ def test_neither_import_nor_the_library_asks(python_environment: dict[str, str])
         "import funnelrec\n"
         "names = [m.name for m in pkgutil.walk_packages(funnelrec.__path__, 'funnelrec.')]\n"
         "for name in names:\n"
-        "    if not name.endswith('__main__'):\n"
+        # The one module that only a machine with CUDA can import.
+        "    if not name.endswith(('__main__', 'triton_product')):\n"
         "        importlib.import_module(name)\n"
         "from funnelrec import create_model\n"
         "from funnelrec.testing import tiny_dataset\n"

@@ -134,7 +134,7 @@ class TestRegistry:
         with pytest.raises(ConfigError) as caught:
             create_model("lightgnc")
         assert str(caught.value).startswith(
-            "unknown model 'lightgnc': did you mean 'lightgcn'? Known: charm, conversion,"
+            "unknown model 'lightgnc': did you mean 'lightgcn'? Known: bcipm, charm, cml,"
         )
 
     @pytest.fixture

@@ -1172,7 +1172,8 @@ def _check_training_lowers_loss(subject: _Subject) -> None:
 @_rule("A run that was interrupted and resumed gives what an uninterrupted one gives")
 def _check_resume(subject: _Subject) -> None:
     cls = _gradient_class(subject)
-    data = subject.data()
+    # Without validation the last state is kept: a best first epoch would hide what follows it.
+    data = subject.data().with_validation_in_training()
     epochs: list[int] = []
 
     def sampler(last: int) -> Callable[[Any, TrainingData], Sampler]:
