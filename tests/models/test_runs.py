@@ -126,11 +126,11 @@ def test_the_record_says_what_was_done(
 def test_a_refit_repeats_the_selected_epochs_on_more_data(
     train: Callable[..., Run], stored: Path, tmp_path: Path
 ) -> None:
-    model = small(evaluate_every=2, epochs=9, learning_rate=0.05)
+    model = small(evaluate_every=2, epochs=9, learning_rate=0.1)
     run = train(model, tmp_path / "run", refit=True)
     assert run.history is not None
     dataset = Dataset.load(stored)
-    by_hand = small(evaluate_every=2, epochs=run.history.best_epoch, learning_rate=0.05)
+    by_hand = small(evaluate_every=2, epochs=run.history.best_epoch, learning_rate=0.1)
     by_hand.fit(dataset.with_validation_in_training())
     users = np.arange(dataset.n_users)
     np.testing.assert_array_equal(scores(run), by_hand.score(users).numpy())
