@@ -12,7 +12,6 @@ benchmarks/results/charm_tables.jsonl; a second call repeats none of them.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 from dataclasses import dataclass, field
 from statistics import mean, stdev
@@ -27,7 +26,19 @@ from funnelrec.evaluation.masking import Split
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.models import create_model
 from funnelrec.models.charm.settings import VARIANTS
-from reproduction import CHOSEN, PAGE, ROOT, SEEDS, append, between, finished, key_of, load, machine
+from reproduction import (
+    CHOSEN,
+    PAGE,
+    ROOT,
+    SEEDS,
+    append,
+    as_now,
+    between,
+    finished,
+    key_of,
+    load,
+    machine,
+)
 from reproduction import RESULTS as REPRODUCED
 
 RESULTS = ROOT / "benchmarks/results/charm_tables.jsonl"
@@ -197,6 +208,16 @@ def settings_of(row: Row) -> dict[str, Any]:
     return settings
 
 
+def recorded(row: Row, done: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the last training of a row's settings and seed, if there is one."""
+    wanted, match = settings_of(row), None
+    for line in done.values():
+        same = line["settings"].keys() <= wanted.keys() and line["seed"] == row.seed
+        if same and as_now(row.model, line["settings"]) == wanted:
+            match = line
+    return match
+
+
 def made(row: Row, device: str = "cpu") -> Any:
     """Return the model of a row, not fitted; a variant goes before what is set by hand."""
     given = {**row.arguments, **({} if row.whole else BUDGET)}
@@ -213,7 +234,7 @@ def run(groups: set[str], part: int, parts: int, device: str) -> None:
     for row in waiting[part::parts]:
         settings = settings_of(row)
         key = key_of(fingerprint=dataset.fingerprint, settings=settings, seed=row.seed)
-        known = finished(RESULTS).get(key)
+        known = recorded(row, finished(RESULTS))
         # A training of the search was not tested; one of the three seeds is.
         if known is not None and ("test" in known or row.group == "search"):
             continue
@@ -262,15 +283,7 @@ def run(groups: set[str], part: int, parts: int, device: str) -> None:
 def table() -> None:
     """Rewrite the tables and the plots."""
     done = finished(RESULTS)
-    by_settings = {
-        (json.dumps(row["settings"], sort_keys=True), row["seed"]): row for row in done.values()
-    }
-    found = {
-        (row.group, row.name): by_settings.get(
-            (json.dumps(settings_of(row), sort_keys=True), row.seed)
-        )
-        for row in rows()
-    }
+    found = {(row.group, row.name): recorded(row, done) for row in rows()}
     text = PAGE.read_text()
     text = between(text, "charm full", _full(found))
     text = between(text, "charm search", _search(found))

@@ -42,7 +42,7 @@ from funnelrec.evaluation.binary import average_precision, roc_auc
 from funnelrec.evaluation.conversion_calibration import calibrate_conversion
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.models import create_model
-from reproduction import PAGE, ROOT, SEEDS, append, between, finished, key_of, machine
+from reproduction import PAGE, ROOT, SEEDS, append, as_now, between, finished, key_of, machine
 
 RESULTS = ROOT / "benchmarks/results/hesitations_shop.jsonl"
 
@@ -218,7 +218,11 @@ def table() -> None:
         name: create_model("charm", **settings).config.model_dump(mode="json")
         for name, settings in MODELS.items()
     }
-    rows = [row for row in finished(RESULTS).values() if row["settings"] == now[row["model"]]]
+    rows = [
+        row
+        for row in finished(RESULTS).values()
+        if as_now("charm", row["settings"]) == now[row["model"]]
+    ]
     PAGE.write_text(between(PAGE.read_text(), "hesitations shop", _lines(rows)))
 
 

@@ -234,6 +234,11 @@ def finished(path: Path) -> dict[str, dict[str, Any]]:
     return {line["key"]: line for line in lines}
 
 
+def as_now(model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recorded settings in full; what came since then has its default."""
+    return {**create_model(model).config.model_dump(mode="json"), **settings}
+
+
 def append(path: Path, row: dict[str, Any]) -> None:
     """Add one line; whole lines only, so that two processes may write."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -492,7 +497,7 @@ def _one_table(rows: list[dict[str, Any]]) -> str:
 def label(row: dict[str, Any]) -> tuple[str, str]:
     """Return the model and what of its settings is not the common choice."""
     common = CHOSEN[row["model"]]
-    own = {k: v for k, v in row["settings"].items() if k not in common and k != "evaluate_every"}
+    own = {k: v for k, v in row["settings"].items() if common.get(k) != v and k != "evaluate_every"}
     return row["model"], "".join(f", {key}={value}" for key, value in sorted(own.items()))
 
 
