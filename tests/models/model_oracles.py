@@ -100,16 +100,19 @@ def assert_same_with_gradients(
     found: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
     *,
+    values: tuple[float, float] = (1e-10, 1e-13),
+    rtol: float = 1e-7,
     atol: float = 1e-11,
 ) -> None:
     """Check every term and its gradient in every parameter against the slow twin, in float64.
 
-    ``atol`` is what rounding may leave of an entry of a gradient whose parts cancel.
+    ``values`` are the tolerances of the terms, relative and absolute, ``rtol`` and ``atol`` those
+    of gradients: what rounding may leave of an entry whose parts cancel.
     """
     assert set(found) == set(expected)
     parameters = [part for part in network.parameters() if part.requires_grad]
     for name, term in expected.items():
-        torch.testing.assert_close(found[name], term, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(found[name], term, rtol=values[0], atol=values[1])
         slopes = [
             torch.autograd.grad(
                 part, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
@@ -118,4 +121,4 @@ def assert_same_with_gradients(
             else tuple(torch.zeros_like(parameter) for parameter in parameters)
             for part in (found[name], term)
         ]
-        torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-7, atol=atol)
+        torch.testing.assert_close(slopes[0], slopes[1], rtol=rtol, atol=atol)

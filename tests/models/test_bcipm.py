@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_oracles import assert_learns, dense, in_double, minus_log_sigmoid
+from model_oracles import (
+    assert_learns,
+    assert_same_with_gradients,
+    dense,
+    in_double,
+    minus_log_sigmoid,
+)
 from torch import Tensor
 
 from funnelrec.common.errors import CapabilityError
@@ -120,17 +126,7 @@ def test_the_loss_is_its_definition_with_gradients(
     assert 0 < drawn.present.sum() < len(drawn.present)
     assert set(drawn.behaviors.tolist()) == {0, 1, 2}
     found, expected = made.loss(drawn), Slow(made, data).loss(drawn)
-    assert set(found) == set(expected)
-    parameters = list(made.parameters())
-    for name, term in expected.items():
-        torch.testing.assert_close(found[name], term, rtol=1e-9, atol=1e-12)
-        slopes = [
-            torch.autograd.grad(
-                part, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            for part in (found[name], term)
-        ]
-        torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-7, atol=1e-11)
+    assert_same_with_gradients(made, found, expected, values=(1e-9, 1e-12), rtol=1e-7, atol=1e-11)
 
 
 def test_the_two_vectors_give_the_score(tiny_dataset: Dataset) -> None:

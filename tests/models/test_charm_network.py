@@ -10,7 +10,14 @@ import pytest
 import scipy.sparse as sp
 import torch
 from charm_oracles import Oracle, batch_of, charm, cosine, gelu, network, sigmoid, slow_terms
-from model_oracles import assert_learns, dense, dense_lightgcn, in_double, minus_log_sigmoid
+from model_oracles import (
+    assert_learns,
+    assert_same_with_gradients,
+    dense,
+    dense_lightgcn,
+    in_double,
+    minus_log_sigmoid,
+)
 from torch import Tensor
 
 from funnelrec.common.errors import ConfigError
@@ -67,17 +74,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def check(made: CharmNetwork, found: Any, expected: dict[str, Tensor]) -> None:
     """Compare every term and its gradient with respect to every learnable parameter."""
-    assert set(found) == set(expected)
-    leaves = [part for part in made.parameters() if part.requires_grad]
-    for name, term in expected.items():
-        torch.testing.assert_close(found[name], term, rtol=1e-9, atol=1e-11)
-        options: Any = {"allow_unused": True, "retain_graph": True, "materialize_grads": True}
-        torch.testing.assert_close(
-            torch.autograd.grad(found[name], leaves, **options),
-            torch.autograd.grad(term, leaves, **options),
-            rtol=1e-7,
-            atol=1e-10,
-        )
+    assert_same_with_gradients(made, found, expected, values=(1e-9, 1e-11), atol=1e-10)
 
 
 @pytest.mark.parametrize("case", CASES)

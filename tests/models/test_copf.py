@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from model_oracles import assert_learns, dense
+from model_oracles import assert_learns, assert_same_with_gradients, dense
 from torch import Tensor
 
 from funnelrec.common.errors import ConfigError
@@ -163,17 +163,7 @@ def test_the_loss_is_its_definition_with_gradients(
     data = tiny_dataset.training
     made, drawn = network(data, **given_settings), batch(data)
     found, expected = made.loss(drawn), slow_loss(made, data, drawn)
-    assert set(found) == set(expected)
-    leaves = list(made.parameters())
-    options: dict[str, Any] = {"materialize_grads": True, "allow_unused": True}
-    for name, term in expected.items():
-        torch.testing.assert_close(found[name], term, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(
-            torch.autograd.grad(found[name], leaves, retain_graph=True, **options),
-            torch.autograd.grad(term, leaves, retain_graph=True, **options),
-            rtol=1e-7,
-            atol=1e-10,
-        )
+    assert_same_with_gradients(made, found, expected, values=(1e-9, 1e-12), rtol=1e-7, atol=1e-10)
 
 
 def test_scores_are_the_target_head_over_everybody(tiny_dataset: Dataset) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_oracles import assert_learns, dense, in_double
+from model_oracles import assert_learns, assert_same_with_gradients, dense, in_double
 from torch import Tensor
 
 from funnelrec.data.dataset import Dataset, TrainingData
@@ -180,17 +180,7 @@ def test_the_loss_is_its_definition_with_gradients(
     assert (made.similar_users >= 0).any()
     assert (made.similar_items >= 0).any()
     found, expected = made.loss(drawn), slow_loss(made, data, drawn)
-    assert set(found) == set(expected)
-    parameters = list(made.parameters())
-    for name, term in expected.items():
-        torch.testing.assert_close(found[name], term, rtol=1e-6, atol=1e-9)
-        slopes = [
-            torch.autograd.grad(
-                part, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            for part in (found[name], term)
-        ]
-        torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-5, atol=1e-7)
+    assert_same_with_gradients(made, found, expected, values=(1e-6, 1e-9), rtol=1e-5, atol=1e-7)
 
 
 def test_scores_are_products_of_three_under_the_target(tiny_dataset: Dataset) -> None:

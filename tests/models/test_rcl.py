@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_oracles import assert_learns, dense, half_square, in_double, minus_log_sigmoid
+from model_oracles import (
+    assert_learns,
+    assert_same_with_gradients,
+    dense,
+    half_square,
+    in_double,
+    minus_log_sigmoid,
+)
 from torch import Tensor
 
 from funnelrec.common.errors import ConfigError
@@ -214,17 +221,7 @@ def test_the_loss_is_its_definition_with_gradients(tiny_dataset: Dataset, with_d
     made, drawn = network(data), batch(data, size=7)
     assert made.slices == (3 if with_dates else 1)
     found, expected = made.loss(drawn), Slow(made, data).loss(drawn)
-    assert set(found) == set(expected)
-    parameters = list(made.parameters())
-    for name, term in expected.items():
-        torch.testing.assert_close(found[name], term, rtol=1e-6, atol=1e-9)
-        slopes = [
-            torch.autograd.grad(
-                part, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            for part in (found[name], term)
-        ]
-        torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-5, atol=1e-7)
+    assert_same_with_gradients(made, found, expected, values=(1e-6, 1e-9), rtol=1e-5, atol=1e-7)
 
 
 def test_scores_are_products_of_the_summaries(tiny_dataset: Dataset) -> None:

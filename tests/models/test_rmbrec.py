@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from model_oracles import (
     assert_learns,
+    assert_same_with_gradients,
     dense,
     dense_lightgcn,
     half_square,
@@ -207,18 +208,8 @@ def compare(made: RMBRecNetwork, data: TrainingData, triples: BehaviorTriples) -
     }
     found, expected = made.loss(triples), slow_loss(made, data, triples)
     assert set(found) == {"main", *(name for name, weight in weights.items() if weight)}
-    parameters = list(made.parameters())
-    for name, term in found.items():
-        torch.testing.assert_close(term, expected[name], rtol=1e-9, atol=1e-13)
-        slopes = [
-            torch.autograd.grad(
-                part, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            if part.requires_grad
-            else tuple(torch.zeros_like(parameter) for parameter in parameters)
-            for part in (term, expected[name])
-        ]
-        torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-7, atol=1e-12)
+    logged = {name: expected[name] for name in found}
+    assert_same_with_gradients(made, found, logged, values=(1e-9, 1e-13), atol=1e-12)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_oracles import assert_learns, dense, dense_lightgcn, in_double, minus_log_sigmoid
+from model_oracles import (
+    assert_learns,
+    assert_same_with_gradients,
+    dense,
+    dense_lightgcn,
+    in_double,
+    minus_log_sigmoid,
+)
 from torch import Tensor
 
 from funnelrec.common.errors import CapabilityError
@@ -166,17 +173,7 @@ def test_the_loss_is_its_definition_with_gradients(
     made = network(data, **settings)
     drawn = batch(data, environments=len(made.environments))
     found, expected = made.loss(drawn), slow_loss(made, data, drawn)
-    assert set(found) == set(expected)
-    parameters = list(made.parameters())
-    for name, term in expected.items():
-        torch.testing.assert_close(found[name], term, rtol=1e-8, atol=1e-12)
-        slopes = [
-            torch.autograd.grad(
-                part, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            for part in (found[name], term)
-        ]
-        torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-6, atol=1e-10)
+    assert_same_with_gradients(made, found, expected, values=(1e-8, 1e-12), rtol=1e-6, atol=1e-10)
 
 
 def test_environments_are_all_sets_with_the_target_first(tiny_dataset: Dataset) -> None:

@@ -139,15 +139,14 @@ class Explored:
         """The data set, or, for an artifact without one, its training side with no test pair."""
         if self.dataset is not None:
             return self.dataset
-        record = self.source.record
-        if not isinstance(self.source, Artifact):
-            raise DataError(f"the run {self.source.path} has no data set.")  # pragma: no cover
-        data = self.data
+        if isinstance(self.source, Run):
+            return self.source.dataset
+        record, data = self.source.record, self.data
         nothing = Interactions.empty(data.n_users, data.n_items, dated=data.has_timestamps)
         manifest = Manifest(
             name=self.name,
-            split=self.source.record.dataset.split.model_copy(update={"refitted": record.refit}),
-            timestamp_unit=self.source.record.dataset.timestamp_unit,
+            split=record.dataset.split.model_copy(update={"refitted": record.refit}),
+            timestamp_unit=record.dataset.timestamp_unit,
         )
         return Dataset(data, nothing, manifest)
 

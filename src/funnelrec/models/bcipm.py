@@ -13,7 +13,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from funnelrec.common.config import Config
-from funnelrec.common.errors import CapabilityError
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
 from funnelrec.graph.propagation import propagate
@@ -30,7 +29,13 @@ from funnelrec.models.space import Range, SearchSpace
 from funnelrec.objectives.bpr import bpr_per_row
 from funnelrec.objectives.regularization import table_lengths
 from funnelrec.training.loop import METRIC_PATTERN
-from funnelrec.training.sampling import NegativeDrawer, RowDrawer, check_at_least_one, left_out
+from funnelrec.training.sampling import (
+    NegativeDrawer,
+    RowDrawer,
+    check_at_least_one,
+    check_rankable,
+    left_out,
+)
 
 # Pairs that go through the cell at one time when everybody is scored.
 _BLOCK = 2**16
@@ -149,11 +154,7 @@ class RecordSampler:
         self._drawer = NegativeDrawer(data.seen)
         self._purchases, self._bought = data.purchases, RowDrawer(data.purchases)
         usable = self._drawer.drawable
-        if not (usable & (data.purchases.user_degrees > 0)).any():
-            raise CapabilityError(
-                "no user has both a training pair of the target behavior and an item left "
-                "to set against it."
-            )
+        check_rankable(usable & (data.purchases.user_degrees > 0))
         self.notes = left_out(int(np.count_nonzero(~usable & (data.seen.user_degrees > 0))))
         parts = [data.interactions[name] for name in data.chain]
         kept = [usable[part.users] for part in parts]

@@ -14,7 +14,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from funnelrec.common.config import Config
-from funnelrec.common.errors import CapabilityError
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
 from funnelrec.graph.propagation import propagate
@@ -31,7 +30,13 @@ from funnelrec.models.space import Range, SearchSpace
 from funnelrec.objectives.bpr import bpr_per_row
 from funnelrec.objectives.regularization import table_lengths
 from funnelrec.training.loop import METRIC_PATTERN
-from funnelrec.training.sampling import NegativeDrawer, RowDrawer, check_at_least_one, left_out
+from funnelrec.training.sampling import (
+    NegativeDrawer,
+    RowDrawer,
+    check_at_least_one,
+    check_rankable,
+    left_out,
+)
 from funnelrec.training.seeded import Seeded, SeededSampler
 
 
@@ -140,11 +145,7 @@ class EnvironmentSampler:
         self._seen, self._bought = RowDrawer(data.seen), RowDrawer(data.purchases)
         active = data.seen.user_degrees > 0
         usable = active & self._drawer.drawable
-        if not (usable & (data.purchases.user_degrees > 0)).any():
-            raise CapabilityError(
-                "no user has both a training pair of the target behavior and an item left "
-                "to set against it."
-            )
+        check_rankable(usable & (data.purchases.user_degrees > 0))
         self.notes = left_out(int(np.count_nonzero(active & ~usable)))
         self._users = np.flatnonzero(usable)
         self._environments, self._negatives = environments, negatives

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from funnelrec.common.errors import CapabilityError
 from funnelrec.common.random import stream
 from funnelrec.data.interactions import Interactions, LongArray
 from funnelrec.training.sampling import (
@@ -17,6 +16,7 @@ from funnelrec.training.sampling import (
     Substitutes,
     Triples,
     check_at_least_one,
+    check_rankable,
     left_out,
 )
 
@@ -102,11 +102,7 @@ class BehaviorPairSampler:
         has = np.stack([part.user_degrees > 0 for part in behaviors])
         kept = np.stack([part.user_degrees > 0 for part in usable])
         self.notes = left_out(int(np.count_nonzero((has & ~kept).any(axis=0))))
-        if not kept[-1].any():
-            raise CapabilityError(
-                "no user has both a training pair of the target behavior and an item left "
-                "to set against it."
-            )
+        check_rankable(kept[-1])
         # A user without any triple would only add constants.
         self._users = np.flatnonzero(kept.any(axis=0))
         self._batch_size, self._most, self._seed = batch_size, most, seed

@@ -364,11 +364,7 @@ class UserSampler:
         self.notes = left_out(int(np.count_nonzero((has & ~self.present).any(axis=0))))
         # A user without any triple would only add constants.
         self.users = np.flatnonzero(self.present.any(axis=0))
-        if not self.present[-1].any():
-            raise CapabilityError(
-                "no user has both a training pair of the target behavior and an item left "
-                "to set against it."
-            )
+        check_rankable(self.present[-1])
         self.batch_size = batch_size
         self.seed = seed
         self.rounds = rounds
@@ -483,6 +479,21 @@ def usable_pairs(
             f"{positives.nnz} pairs, {skipped} users have every item."
         )
     return usable, left_out(skipped)
+
+
+def check_rankable(users: npt.NDArray[np.bool_]) -> None:
+    """Refuse data in which no user has a purchase to rank; ``users`` says who has.
+
+    Raises
+    ------
+    CapabilityError
+        If nobody has.
+    """
+    if not users.any():
+        raise CapabilityError(
+            "no user has both a training pair of the target behavior and an item left "
+            "to set against it."
+        )
 
 
 def left_out(users: int) -> tuple[str, ...]:
