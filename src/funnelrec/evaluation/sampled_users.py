@@ -34,7 +34,7 @@ class SampledUsers:
     --------
     >>> held_out = Interactions.from_pairs([0, 2, 3], [1, 1, 0], n_users=5, n_items=2)
     >>> SampledUsers(2).draw(held_out).tolist(), SampledUsers(9).draw(held_out).tolist()
-    ([0, 3], [0, 2, 3])
+    ([0, 2], [0, 2, 3])
     """
 
     count: int

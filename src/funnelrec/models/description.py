@@ -56,7 +56,7 @@ def described_settings(model: type[Recommender[Any]]) -> list[dict[str, Any]]:
     --------
     >>> from funnelrec.models import registry
     >>> described_settings(registry.get("lightgcn"))[-1]["range"]
-    'normal, xavier'
+    'normal, xavier, small'
     """
     properties = model.Settings.model_json_schema()["properties"]
     defaults = model.Settings().model_dump(mode="json")
