@@ -179,6 +179,32 @@ def test_patience_shorter_than_the_interval_waits_for_a_validation() -> None:
     assert torch.equal(network.weight, script.weights[0])
 
 
+@pytest.mark.parametrize(("at", "validated"), [(1, [1]), (4, [3, 4])])
+def test_told_to_stop_it_validates_that_epoch_and_ends(at: int, validated: list[int]) -> None:
+    network, asked = Network(), 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == at
+
+    script = Script(network, [0.1, 0.2])
+    chosen = settings(evaluate_every=3)
+    history = train(network, NoiseSampler(), chosen, validate=script, stop=stop)
+    assert len(history.records) == asked == at
+    assert [record.epoch for record in history.records if record.validation] == validated
+    assert history.stopped == f"told to stop after epoch {at}"
+    assert torch.equal(network.weight, script.weights[-1])
+    plain = Network()
+    train(plain, NoiseSampler(), settings(epochs=at))
+    assert torch.equal(network.weight, plain.weight)
+
+
+def test_told_to_stop_when_it_ends_anyway_the_reason_is_its_own() -> None:
+    history = train(Network(), NoiseSampler(), settings(epochs=1), stop=lambda: True)
+    assert history.stopped == "all 1 epochs done"
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_divergence_names_term_epoch_and_batch(value: float) -> None:
     network = Network(at={8: lambda: value})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -93,7 +93,7 @@ SettingsT = TypeVar("SettingsT", bound=Config)
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How to fit, apart from what to fit: nothing here changes the result.
+    """How to fit, apart from what to fit: nothing here but ``stop`` changes the result.
 
     Parameters
     ----------
@@ -103,11 +103,15 @@ class FitOptions:
         Seconds between two checkpoints, 0 for one after every epoch.
     progress
         ``auto`` (bars on a terminal, lines elsewhere), ``bar``, ``lines`` or ``none``.
+    stop
+        Asked after every epoch of a model trained by gradient: true makes it the last one. For
+        budgets of time, under which the result depends on the machine.
     """
 
     checkpoint: Path | None = None
     checkpoint_seconds: float = 30.0
     progress: ProgressStyle = "none"
+    stop: Callable[[], bool] | None = None
 
 
 class Recommender(ABC, Generic[SettingsT]):

@@ -239,6 +239,7 @@ class GradientRecommender(Recommender[GradientT], Generic[GradientT, NetworkT]):
             checkpoint_seconds=options.checkpoint_seconds,
             reporter=reporter(options.progress),
             title=self.name,
+            stop=options.stop,
         )
         self.history = history.model_copy(update={"notes": sampler.notes})
         with torch.no_grad():

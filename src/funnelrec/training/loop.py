@@ -113,6 +113,7 @@ def train(
     checkpoint_seconds: float = 30.0,
     reporter: Reporter | None = None,
     title: str = "training",
+    stop: Callable[[], bool] | None = None,
 ) -> History:
     """Train ``network`` in place and leave it at its best epoch.
 
@@ -138,6 +139,8 @@ def train(
         Shows progress; silent by default.
     title
         What the progress display calls the run.
+    stop
+        Asked after every epoch: true makes that epoch the last, which is validated as any last one.
 
     Returns
     -------
@@ -173,7 +176,8 @@ def train(
                 break
             terms, observed = _one_epoch(network, sampler, optimizer, settings, epoch, shown)
             measured: Mapping[str, float] = {}
-            last = epoch == settings.epochs
+            ended = stop is not None and stop()
+            last = ended or epoch == settings.epochs
             if validate is not None and (epoch % settings.evaluate_every == 0 or last):
                 network.eval()
                 measured = validate()
@@ -191,6 +195,9 @@ def train(
             if improved and validate is not None:
                 _keep(network, best)
             history = _advance(history, record, settings, improved=improved)
+            if ended and not history.stopped:
+                ending = f"told to stop after epoch {epoch}"
+                history = history.model_copy(update={"stopped": ending})
             shown.epoch(record, history)
             due = time.monotonic() - saved_at >= checkpoint_seconds
             if checkpoint is not None and (due or history.stopped):
