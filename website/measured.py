@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+import baselines
 import charm_tables
 import funnel
 import reproduction
 import simple_search
 from funnelrec.comparison.published import published_figures
-from funnelrec.models import registry
+from funnelrec.models import create_model, registry
 from reproduction import COUNTED, SOURCES, finished, pair
 
 Row = dict[str, Any]
@@ -19,11 +20,20 @@ LINES = ("overall", "conversion", "discovery")
 
 
 def test_rows() -> Iterator[Row]:
-    """Yield every recorded training that was measured on test pairs of a benchmark file.
+    """Yield every recorded training that was measured on test pairs of a benchmark file, once.
 
     A row has dataset, model, settings (those that are not the model's defaults), seed, refit,
-    and HR@10 and NDCG@10 of each slice.
+    HR@10 and NDCG@10 of each slice, and a note. What two scripts recorded is the first one's.
     """
+    seen = set()
+    for row in _recorded():
+        training = (*(row[name] for name in ("dataset", "model", "seed", "refit")), _told(row))
+        if training not in seen:
+            seen.add(training)
+            yield row
+
+
+def _recorded() -> Iterator[Row]:
     for row in finished(reproduction.RESULTS).values():
         yield {**row, "settings": _own(row["model"], row["settings"])}
     for row in finished(charm_tables.RESULTS).values():
@@ -38,8 +48,35 @@ def test_rows() -> Iterator[Row]:
     for row in finished(funnel.RESULTS).values():
         if row["step"] in ("run", "rivals"):
             model = row.get("model", "funnel")
-            settings = _own(model, row["settings"])
-            yield {**row, "model": model, "slices": row["test"], "settings": settings}
+            # Lines written before there was a second version do not name the model.
+            yield {
+                **row,
+                "model": model,
+                "slices": row["test"],
+                "settings": _own(model, row["settings"]),
+                "note": "" if "model" in row else "first version",
+            }
+    for row in finished(baselines.RESULTS).values():
+        yield {
+            **row,
+            "refit": False,
+            "slices": row["test"],
+            "settings": _preset(row["model"], row["preset"], row["settings"]),
+            "note": f"ended by its budget after {row['epochs']} epochs"
+            if row["ended_by_budget"]
+            else "",
+        }
+
+
+def _preset(model: str, preset: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a preset's name and what differs from it as it is now; epochs are said apart."""
+    given = {} if preset == "default" else {"preset": preset}
+    now = create_model(model, **given).config.model_dump(mode="json")
+    return given | {
+        key: value
+        for key, value in settings.items()
+        if key not in ("epochs", "evaluate_every") and now.get(key) != value
+    }
 
 
 def _whole_charm() -> list[dict[str, Any]]:
@@ -65,7 +102,7 @@ def test_table(model: str) -> str:
     groups: dict[tuple[str, str, bool], list[Row]] = defaultdict(list)
     for row in test_rows():
         if row["model"] == model:
-            groups[row["dataset"], _words(row["settings"]), bool(row["refit"])].append(row)
+            groups[row["dataset"], _told(row), bool(row["refit"])].append(row)
     if not groups:
         return ""
     lines = [
@@ -81,6 +118,11 @@ def test_table(model: str) -> str:
             f"| {'-' if model in COUNTED else len(rows)} | {' | '.join(cells)} |"
         )
     return "\n".join(lines)
+
+
+def _told(row: Row) -> str:
+    """Return a row's settings, and what else is to be known of its training."""
+    return ", ".join(part for part in (_words(row["settings"]), row.get("note", "")) if part)
 
 
 def _words(settings: dict[str, Any]) -> str:

@@ -150,7 +150,9 @@ def _changes(values: Mapping[str, Any]) -> str:
 def _presets(presets: Mapping[str, Mapping[str, Any]], how: str) -> str:
     if not presets:
         return ""
-    lines = [f"`{name}`\n:   {_changes(values)}" for name, values in presets.items()]
+    lines = [
+        f"`{name}`\n:   {_changes(values) or 'the defaults'}" for name, values in presets.items()
+    ]
     return "\n\n".join([f"Settings to start from, {how}:", *lines])
 
 

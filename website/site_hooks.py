@@ -20,6 +20,9 @@ from model_pages import FOLDER, own_models, pages  # noqa: E402
 
 # Files of the repository that are pages, too.
 BORROWED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+# A figure and its spread, before and behind the slash of "HR / NDCG".
+_FIGURE = r"[+-]?\d?\.\d{3,4}(?: ± \d?\.\d{3,4})?"
+_PAIR = re.compile(rf"(?P<first>{_FIGURE}) / (?P<second>{_FIGURE})(?=</td>| \()")
 _LINK = re.compile(r"\]\((?P<target>[^)#:]+)(?P<rest>#[^)]*)?\)")
 
 
@@ -59,5 +62,10 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Draw the formulas of a page."""
-    return with_mathml(html)
+    """Draw the formulas of a page, and let pairs of figures in tables break at the slash alone."""
+    return with_mathml(_PAIR.sub(_kept_together, html))
+
+
+def _kept_together(found: re.Match[str]) -> str:
+    first, second = (found[name].replace(" ", "\N{NO-BREAK SPACE}") for name in found.groupdict())
+    return f"{first}\N{NO-BREAK SPACE}/ {second}"

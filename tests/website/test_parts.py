@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+import baselines
 from docstrings import DocstringError, markdown, parts_of, plain
 from family_picture import Member, members, picture
+from funnelrec.models import create_model
 from mathml import MathError, mathml, with_mathml
+from measured import test_table as table_of_tests
+from model_pages import model_page
+from site_hooks import on_page_content
 
 
 def test_lines_of_a_formula_are_rows_that_are_aligned() -> None:
@@ -97,3 +105,66 @@ def test_the_picture_links_every_member_and_tells_of_the_path_alone() -> None:
     assert ("+ one" in drawn, "+ two" in drawn, "+ three" in drawn) == (True, True, False)
     assert drawn.count('class="member here"') == 1
     assert "+ three" in picture(family)
+
+
+def test_figures_break_at_the_slash_alone() -> None:
+    page = "<td>0.1210 ± 0.0006 / 0.0724 ± 0.0002</td><td>.40 / 3</td><td>0.05 (a / b)</td>"
+    made = on_page_content(page)
+    assert made.replace("\N{NO-BREAK SPACE}", " ") == page
+    first, second = re.split(" (?!/)", made.partition("</td>")[0], maxsplit=1)
+    assert (first, second) == (
+        "<td>0.1210\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.0006\N{NO-BREAK SPACE}/",
+        "0.0724\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.0002",
+    )
+
+
+def test_a_preset_that_changes_nothing_is_said_to_be_the_defaults() -> None:
+    page = model_page("nmtr")
+    assert "`paper`\n:   the defaults" in page
+    assert re.search(r"`release`\n:   `interaction=", page)
+
+
+def _baseline(**changes: Any) -> str:
+    """Return a line of benchmarks/baselines.py."""
+    settings = create_model("cml", preset="practical").config.model_dump(mode="json")
+    figures = {
+        part: {"hr@10": value, "ndcg@10": value / 2}
+        for part, value in (("overall", 0.125), ("conversion", 0.25), ("discovery", 0.0625))
+    }
+    row = {
+        "key": json.dumps(changes, default=str),
+        "dataset": "taobao15k",
+        "model": "cml",
+        "preset": "practical",
+        "settings": {**settings, **changes.pop("settings", {})},
+        "seed": 0,
+        "epochs": 7,
+        "ended_by_budget": False,
+        "test": figures,
+        **changes,
+    }
+    return json.dumps(row)
+
+
+def test_baselines_are_among_the_measured_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = tmp_path / "baselines.jsonl"
+    monkeypatch.setattr(baselines, "RESULTS", recorded)
+    recorded.write_text(
+        "\n".join(
+            (
+                _baseline(),
+                _baseline(dataset="tmall41k_no_view", ended_by_budget=True),
+                _baseline(settings={"epochs": 3, "substitution_weight": 0.2}),
+                # Another epoch's end is no other training.
+                _baseline(settings={"epochs": 5}),
+            )
+        )
+    )
+    figures = "1 | 0.1250 / 0.0625 | 0.2500 / 0.1250 | 0.0625 / 0.0312 |"
+    assert table_of_tests("cml").splitlines()[2:] == [
+        f"| taobao15k | preset=practical | {figures}",
+        f"| taobao15k | preset=practical, substitution_weight=0.2 | {figures}",
+        f"| tmall41k_no_view | preset=practical, ended by its budget after 7 epochs | {figures}",
+    ]
