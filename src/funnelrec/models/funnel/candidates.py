@@ -99,13 +99,14 @@ def ranks_and_scores(
     ([1.0, 0.0, 1.0], [-0.71, 1.41, -0.71])
     """
     users = candidates.users
-    values = np.asarray(values, dtype=np.float64)
-    order = np.lexsort((-values, users))
+    values = np.asarray(values, dtype=np.float32)
+    order = np.argsort(_descending(values, users), kind="stable")
     ordered, owner = values[order], users[order]
     new = np.r_[True, (ordered[1:] != ordered[:-1]) | (owner[1:] != owner[:-1])][: len(order)]
     first = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
     places = np.empty(len(order))
     places[order] = first - candidates.indptr[owner]
+    values = values.astype(np.float64)
     sizes = np.maximum(candidates.sizes, 1)
     means = sums_per_list(values, candidates) / sizes
     away = values - means[users]
@@ -114,6 +115,15 @@ def ranks_and_scores(
     flat = spread <= 1e-6 * np.maximum(np.abs(means[users]), 1e-12)
     distances = np.where(flat, 0.0, away / np.where(flat, 1.0, spread))
     return places.astype(np.float32), distances.astype(np.float32)
+
+
+def _descending(values: Floats, users: LongArray) -> npt.NDArray[np.int64]:
+    """Return whole numbers that ascend by user and, within one, descend by value."""
+    # The bits of a positive float grow with it, those of a negative one against it. One sort of
+    # whole numbers takes a tenth of the time of a sort by two keys. Adding 0 makes -0 a 0.
+    bits = (0.0 - values).view(np.int32).astype(np.int64)
+    ascending = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return np.asarray((users << 32) + (ascending + 2**31))
 
 
 def hide(purchases: Interactions, fold: int, *, seed: int) -> tuple[Interactions, Interactions]:

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from funnelrec.common.random import stream
 from funnelrec.data.interactions import LongArray
 from funnelrec.graph.neighbors import neighbors, strongest_per_row
+from funnelrec.graph.pairs import pair_products
 from funnelrec.models.funnel.alignment import user_alignments
 from funnelrec.models.funnel.candidates import Candidates, Floats, ranks_and_scores
 from funnelrec.models.funnel.features import Features, Table
@@ -18,9 +19,6 @@ from funnelrec.models.funnel.moments import Moment
 
 _BLOCK = 2**23
 """Scores of a block of users held at one time."""
-
-_NUMBERS = 2**25
-"""Numbers of embeddings of pairs that are multiplied at one time."""
 
 _NARROW = 4
 """One of so many directions is a view of its own: the strongest, which say what all agree on."""
@@ -173,19 +171,12 @@ class Preference:
 
     def spectra(self, pairs: Candidates) -> dict[str, Floats]:
         """Return what the spectral views give some pairs, float32, shape ``(n,)`` each."""
-        users, found = pairs.users, {}
-        step = max(1, _NUMBERS // max(self._spectra["spectrum"][0].shape[1], 1))
+        found = {}
         for name, (left, right) in self._spectra.items():
-            values = np.empty(len(pairs), dtype=np.float32)
-            strongest = np.empty(len(pairs), dtype=np.float32)
             cut = -(-left.shape[1] // _NARROW)
-            for start in range(0, len(pairs), step):
-                here = slice(start, start + step)
-                mine, these = left[users[here]], right[pairs.items[here]]
-                strongest[here] = np.einsum("nd,nd->n", mine[:, :cut], these[:, :cut])
-                rest = np.einsum("nd,nd->n", mine[:, cut:], these[:, cut:])
-                values[here] = strongest[here] + rest
-            found[name] = values
+            strongest = pair_products(left[:, :cut], right[:, :cut], pairs.indptr, pairs.items)
+            rest = pair_products(left[:, cut:], right[:, cut:], pairs.indptr, pairs.items)
+            found[name] = strongest + rest
             found[f"narrow {name}"] = strongest
         return found
 
