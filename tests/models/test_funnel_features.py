@@ -5,6 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -308,15 +309,26 @@ def test_blocks_meet_every_item_of_the_context_once(dataset: Dataset, budget: in
         assert largest[row] == max(met, default=0)
 
 
-@given(dataset=datasets(max_users=6, max_items=6))
-def test_counts_dense_and_sparse_are_those_of_the_product(dataset: Dataset) -> None:
+@given(dataset=datasets(max_users=6, max_items=6), many_users=st.booleans())
+def test_counts_dense_and_sparse_are_those_of_the_product(
+    dataset: Dataset, many_users: bool
+) -> None:
     data = dataset.training
     left, right = data.seen.matrix(), data.purchases.matrix()
-    wanted = dense(data.seen).T @ dense(data.purchases)
     rows, columns = np.divmod(np.arange(data.n_items**2), data.n_items)
+    if many_users:
+        # More users than two bytes count.
+        empty = sp.csr_array((2**16, data.n_items), dtype=np.float32)
+        left, right = (sp.vstack([part, empty], format="csr") for part in (left, right))
+    seen, bought = dense(data.seen), dense(data.purchases)
     for budget in (0, 2**20):
-        counts = PairCounts(left, right, budget=budget)
-        assert np.array_equal(counts.at(rows, columns), wanted.ravel())
+        counts = PairCounts((left, right), (right, left), (right, right), budget=budget)
+        found = counts.at(rows, columns)
+        for one, wanted in zip(
+            found, (seen.T @ bought, bought.T @ seen, bought.T @ bought), strict=True
+        ):
+            assert np.array_equal(one, wanted.ravel())
+        assert [one.shape for one in counts.at(rows[:0], rows[:0])] == [(0,)] * 3
 
 
 # -- adaptive behaviors ----------------------------------------------------------------------

@@ -59,7 +59,7 @@ def pair_products(
         )
     if not len(indices) or not left.shape[1]:
         return np.zeros(len(indices), dtype=np.float32)
-    if torch.backends.mkl.is_available():
+    if torch.backends.mkl.is_available():  # type: ignore[no-untyped-call] # torch has none there
         return _sampled(left, right, indptr, indices)
     return _gathered(left, right, indptr, indices)
 

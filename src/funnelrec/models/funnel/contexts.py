@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,49 +17,65 @@ from funnelrec.models.funnel.candidates import Candidates, Doubles, Floats
 BLOCK = 2**20
 """Entries (candidate and item of the context) held at one time."""
 
+_SIDE_BY_SIDE = 4
+"""Counts kept of one pair of items: four of two bytes are one number of eight."""
+
 
 class PairCounts:
-    r"""How many users have item i in one matrix and item j in another: :math:`A^T B`.
+    r"""How many users have item i in one matrix and item j in another: :math:`A^T B`, of several.
 
-    Kept dense, float32, where the square of the items stays within ``budget`` bytes, and in
-    compressed rows elsewhere. Counts are the same either way.
+    Kept dense where a square of the items in float32 stays within ``budget`` bytes, the counts of
+    a pair side by side, so that one look into memory finds them all; in compressed rows elsewhere.
+    Counts are the same either way.
 
     Parameters
     ----------
-    left, right
-        A and B, shape ``(n_users, n_items)``, entries above 0.
+    pairs
+        A and B of each count, shape ``(n_users, n_items)``, entries above 0; at most four.
     budget
-        Bytes a dense matrix may take.
+        Bytes that one dense matrix may take.
     """
 
-    def __init__(self, left: sp.csr_array, right: sp.csr_array, *, budget: int) -> None:
-        self.n_items = int(left.shape[1])
-        self._dense: Floats | None = None
-        self._rows: sp.csr_array | None = None
-        blocks = product_blocks(left.T.tocsr(), right)
+    def __init__(self, *pairs: tuple[sp.csr_array, sp.csr_array], budget: int) -> None:
+        self.n_items = int(pairs[0][0].shape[1])
+        self._counts = len(pairs)
+        self._dense: npt.NDArray[Any] | None = None
+        self._rows: list[sp.csr_array] = []
         if 4 * self.n_items**2 <= budget:
-            dense = np.zeros((self.n_items, self.n_items), dtype=np.float32)
-            for start, product in blocks:
-                sizes = np.diff(product.indptr)
-                dense[start + np.repeat(np.arange(len(sizes)), sizes), product.indices] = (
-                    product.data
-                )
-            self._dense = dense.ravel()
+            # No count exceeds the number of users, so most logs need two bytes for each.
+            small = pairs[0][0].shape[0] <= np.iinfo(np.uint16).max
+            self._kept: npt.DTypeLike = np.uint16 if small else np.float32
+            dense = np.zeros((self.n_items, self.n_items, _SIDE_BY_SIDE), dtype=self._kept)
+            for place, (left, right) in enumerate(pairs):
+                for start, product in product_blocks(left.T.tocsr(), right):
+                    rows = start + np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
+                    dense[rows, product.indices, place] = product.data
+            # The counts of a pair as one number: gathered in one piece.
+            self._dense = dense.reshape(-1).view(np.uint64 if small else np.complex128)
         else:
-            rows = sp.vstack([product for _, product in blocks], format="csr")
-            rows.sort_indices()
-            self._rows = sp.csr_array(
-                (rows.data.astype(np.float32), rows.indices, rows.indptr), shape=rows.shape
-            )
+            for left, right in pairs:
+                blocks = product_blocks(left.T.tocsr(), right)
+                rows = sp.vstack([product for _, product in blocks], format="csr")
+                rows.sort_indices()
+                self._rows.append(
+                    sp.csr_array(
+                        (rows.data.astype(np.float32), rows.indices, rows.indptr),
+                        shape=rows.shape,
+                    )
+                )
 
-    def at(self, rows: LongArray, columns: LongArray) -> Floats:
-        """Return the counts of these pairs of items, float32, shape ``(n,)``."""
+    def at(self, rows: LongArray, columns: LongArray) -> tuple[Floats, ...]:
+        """Return the counts of these pairs of items, float32, shape ``(n,)``, one array each."""
         if self._dense is not None:
-            return np.asarray(self._dense[rows * self.n_items + columns])
-        assert self._rows is not None  # noqa: S101 - one of the two is always there
+            found = self._dense[rows * self.n_items + columns].view(self._kept)
+            return tuple(
+                found[place::_SIDE_BY_SIDE].astype(np.float32) for place in range(self._counts)
+            )
         if not len(rows):
-            return np.empty(0, dtype=np.float32)
-        return np.asarray(self._rows[rows, columns], dtype=np.float32).ravel()
+            return (np.empty(0, dtype=np.float32),) * self._counts
+        return tuple(
+            np.asarray(part[rows, columns], dtype=np.float32).ravel() for part in self._rows
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -254,9 +254,13 @@ class TouchedFeatures:
         purchases = now.purchases.matrix()
         converted = _matrix(touched.select(bought))
         opened = _matrix(touched.select(~bought))
-        together = PairCounts(all_touched, all_touched, budget=self._budget)
-        co_bought = PairCounts(purchases, purchases, budget=self._budget)
-        chosen = PairCounts(converted, opened, budget=self._budget)
+        counts = PairCounts(
+            (all_touched, all_touched),
+            (purchases, purchases),
+            (converted, opened),
+            (opened, converted),
+            budget=self._budget,
+        )
 
         touchers = np.sqrt(np.maximum(self.touched_degrees, 1))
         buyers = np.sqrt(np.maximum(now.purchases.item_degrees.astype(np.float64), 1))
@@ -278,8 +282,8 @@ class TouchedFeatures:
         )
         for block in context_blocks(lists, owned):
             i, k = block.items, block.context
-            near = together.at(i, k) / (touchers[i] * touchers[k])
-            pairs = co_bought.at(i, k)
+            together, pairs, _, losses = counts.at(i, k)
+            near = together / (touchers[i] * touchers[k])
             close = pairs / (buyers[i] * buyers[k] + 3)
             here = block.place
             found["near purchases"][here] = block.sums(near)
@@ -289,7 +293,7 @@ class TouchedFeatures:
             found["bought given purchases"][here] = block.sums(pairs / (buyers[k] * buyers[k]))
             found["alike purchases"][here] = block.sums(near > _ALIKE)
             # Of the users who touched i and bought k, how many bought i?
-            reached = block.sums(pairs + chosen.at(k, i))
+            reached = block.sums(pairs + losses)
             rates = self.item_rates[lists.items[here]]
             found["after purchases"][here] = smoothed(block.sums(pairs), reached, rates, 5)
         for name, values in found.items():
@@ -318,16 +322,16 @@ class TouchedFeatures:
             i, k = block.items, block.context
             other = i != k
             here = block.place
-            both = together.at(i, k) * other
+            together, pairs, wins, losses = counts.at(i, k)
+            both = together * other
             near = both / (touchers[i] * touchers[k])
-            wins, losses = chosen.at(i, k), chosen.at(k, i)
             found["beside touched"][here] = close = block.sums(near)
             found["nearest touched"][here] = block.largest(near)
             found["alike touched"][here] = block.sums(near > _ALIKE)
             ahead = block.sums(near * (rate[k] > rate[i]))
             found["outdone"][here] = ahead / (close + 1e-3)
             rare = 1 / np.maximum(self.touched_degrees[k], 1)
-            kept = (wins + co_bought.at(i, k)) * other
+            kept = (wins + pairs) * other
             found["bought beside touched"][here] = block.sums(kept / (buyers[i] * touchers[k]))
             rates, seen = rate[lists.items[here]], block.sums(both)
             found["touched with"][here] = seen / np.maximum(
