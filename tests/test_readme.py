@@ -13,7 +13,7 @@ import pytest
 import funnelrec
 from funnelrec.cli.app import app
 from funnelrec.data.simulation import simulate_shop
-from funnelrec.models import model_names
+from funnelrec.models import model_names, registry
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,6 +76,12 @@ def test_command_line_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_table_lists_every_model() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE)) == set(model_names())
+
+
+def test_the_models_that_fold_users_in_are_named() -> None:
+    (sentence,) = re.findall(r"as it stands\. ([^.]*) can do this", README)
+    folding = {name for name in model_names() if registry.get(name).capabilities.folds_in_new_users}
+    assert set(re.findall(r"`(\w+)`", sentence)) == folding
 
 
 def test_links_lead_somewhere() -> None:

@@ -11,10 +11,12 @@ from xml.etree import ElementTree
 import pytest
 
 import baselines
+import funnel
 from docstrings import DocstringError, markdown, parts_of, plain
 from family_picture import Member, members, picture
 from funnelrec.models import create_model
 from mathml import MathError, mathml, with_mathml
+from measured import MASKED, levels_table
 from measured import test_table as table_of_tests
 from model_pages import model_page
 from site_hooks import on_page_content
@@ -167,4 +169,46 @@ def test_baselines_are_among_the_measured_figures(
         f"| taobao15k | preset=practical | {figures}",
         f"| taobao15k | preset=practical, substitution_weight=0.2 | {figures}",
         f"| tmall41k_no_view | preset=practical, ended by its budget after 7 epochs | {figures}",
+    ]
+
+
+def test_levels_are_those_of_one_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = tmp_path / "funnel.jsonl"
+    monkeypatch.setattr(funnel, "RESULTS", recorded)
+
+    def line(key: int, overall: float, masked: float, **more: Any) -> str:
+        parts = {"overall": overall, MASKED: masked, "conversion": 0.5, "discovery": 0.5}
+        test = {part: {"hr@10": value, "ndcg@10": value} for part, value in parts.items()}
+        return json.dumps(
+            {
+                "key": str(key),
+                "step": "rivals",
+                "dataset": "taobao15k",
+                "settings": {},
+                "seed": 0,
+                "refit": True,
+                "test": test,
+                **more,
+            }
+        )
+
+    recorded.write_text(
+        "\n".join(
+            (
+                # An earlier version that was better does not stand for the one of today.
+                line(0, 0.9, 0.9, step="run"),
+                line(1, 0.2, 0.1, step="run", model="funnel"),
+                line(2, 0.4, 0.3, step="run", model="funnel", seed=1),
+                line(3, 0.5, 0.05, model="itemknn"),
+                line(4, 0.6, 0.04, model="itemknn", settings={"neighbors": 7}),
+                line(5, 0.7, 0.7, model="ease", refit=False),
+                line(6, 0.1, 0.1, dataset="tmall41k_no_view", step="run"),
+            )
+        )
+    )
+    assert levels_table().splitlines() == [
+        "| model | taobao15k | tmall41k_no_view |",
+        "|---|---|---|",
+        "| [`itemknn`](../models/itemknn.md) | 0.6000 / 0.0400 | - |",
+        "| [`funnel`](../models/funnel.md) | 0.3000 / 0.2000 | 0.1000 / 0.1000 (first version) |",
     ]
