@@ -163,7 +163,7 @@ def levels_table() -> str:
 
 
 def _mean(rows: list[Row], part: str, metric: str = "hr@10") -> float:
-    return mean(row["slices"][part][metric] for row in rows)
+    return float(mean(row["slices"][part][metric] for row in rows))
 
 
 def _told(row: Row) -> str:
