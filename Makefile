@@ -60,6 +60,7 @@ reproduce: $(VENV)/.installed-test ## Train everything in docs/reproduction.md a
 	$(TEST_ENV) $(BIN)/python benchmarks/reproduction.py search
 	$(TEST_ENV) $(BIN)/python benchmarks/reproduction.py run
 	$(BIN)/python benchmarks/reproduction.py table
+	$(BIN)/python benchmarks/summary.py
 
 clean: ## Remove .venv, caches and the demo's output.
 	rm -rf $(VENV) demo-output build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis

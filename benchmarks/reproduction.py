@@ -396,23 +396,6 @@ def table() -> None:
     text = between(text, "bars", _bars(rows))
     text = between(text, "search", _search(list(finished(SEARCH).values())))
     PAGE.write_text(text)
-    README.write_text(between(README.read_text(), "measured", _summary(rows)))
-
-
-def _summary(rows: list[dict[str, Any]]) -> str:
-    """Return one line a model under the common settings, one column a data set."""
-    lines = [f"| model | {' | '.join(SOURCES)} |", "|---" * (len(SOURCES) + 1) + "|"]
-    for model in CHOSEN:
-        cells = []
-        for name in SOURCES:
-            same = [
-                row
-                for row in rows
-                if row["dataset"] == name and label(row) == (model, "") and not row["refit"]
-            ]
-            cells.append(pair(same, "overall", 10) if same else "-")
-        lines.append(f"| `{model}` | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def between(text: str, name: str, content: str) -> str:
