@@ -25,7 +25,7 @@ def test_what_is_asked_for_is_handed_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
         "explore", tmp_path, "--compare", "c", "--dataset", "d", "--port", "7", "--browser"
     )
     assert shown.stdout == "explorer: http://127.0.0.1:1 (Ctrl-C ends it)\n"
-    del asked["tell"]
+    del asked["tell"], asked["tell_memory"]
     assert asked == {
         "path": tmp_path,
         "dataset": Path("d"),

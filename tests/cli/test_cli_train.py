@@ -218,6 +218,30 @@ def test_every_command_on_a_run_is_refused_without_memory_for_it(
     assert refused("recommend", tmp_path / "artifact", *out).startswith("recommending with")
     assert refused("hesitations", run, *out).startswith("hesitations with popularity for 120")
     assert refused("export", run, "--out", tmp_path / "b").startswith("exporting with popularity")
+    assert refused("explain", run, "--user", "u00001").startswith("explaining with popularity for")
+    assert refused("explore", run, "--port", "0").startswith("exploring with popularity for 120")
+    served = refused("serve", tmp_path / "artifact", "--port", "0", "--workers", "3")
+    assert served.startswith("serving popularity for 120 users and 60 items by 3 workers needs")
+    assert "64 MiB are free; take fewer workers" in served
     prepared = refused("prepare", log, "--out", tmp_path / "c")
     assert prepared.startswith("preparing about ")
     assert "64 MiB are free; prepare a part of the log" in prepared
+    simulated = refused("simulate", "--out", tmp_path / "d.parquet")
+    assert simulated.startswith("simulating 2,000 users and about 120,000 pairs needs")
+    assert "64 MiB are free; lower n_users" in simulated
+
+
+def test_every_command_on_a_data_set_is_refused_without_memory_for_it(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, log = make_dataset(shop), make_log(shop)
+    monkeypatch.setenv("FUNNELREC_MEMORY_LIMIT", "64MiB")
+    assert refused("diagnose", data).startswith("diagnosing 120 users, 60 items and ")
+    out = ("--out", tmp_path / "out")
+    searched = refused("tune", data, "--model", "lightgcn", "--trials", "2", *out)
+    assert searched.startswith("a search of settings of lightgcn on 120 users, 60 items and ")
+    assert "set dim=32 or less" in searched
+    compared = refused("compare", data, "--models", "lightgcn", *out)
+    assert compared.startswith("comparing models on 120 users")
+    assert refused("demo", "--data", log, *out).startswith("preparing about ")
+    assert not (tmp_path / "out").exists()

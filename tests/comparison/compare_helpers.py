@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from funnelrec.common.capacity import MemoryReport
 from funnelrec.comparison.entries import Entry
 from funnelrec.comparison.runner import Comparison, Listener, compare
 from funnelrec.data.dataset import Dataset
@@ -41,9 +42,13 @@ class Heard(Listener):
     def __init__(self) -> None:
         self.plans: list[tuple[int, int]] = []
         self.steps: list[tuple[str, int, int, float | None, int]] = []
+        self.memory_told: list[str] = []
 
     def plan(self, left: int, done: int) -> None:
         self.plans.append((left, done))
+
+    def memory(self, report: MemoryReport) -> None:
+        self.memory_told.append(str(report))
 
     def step(self, title: str, place: int, total: int, left: float | None, untimed: int) -> None:
         self.steps.append((title, place, total, left, untimed))

@@ -283,6 +283,23 @@ def test_models_that_cannot_work_are_listed_with_the_reason(tmp_path: Path) -> N
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*holds the target behavior:UserWarning")
+def test_a_model_that_there_is_no_memory_for_is_listed_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "buys.parquet"
+    rows = [(f"u{u}", f"i{(u * k) % 7}", "buy", k) for u in range(12) for k in range(1, 6)]
+    log(*rows).write_parquet(path)
+    result = run_demo(
+        tmp_path / "out",
+        data=path,
+        models=("popularity", "mf_bpr"),
+        settings={"mf_bpr": {"dim": 2**40}},
+        progress="none",
+        console=quiet(),
+    )
+    assert set(result.runs) == {"popularity"}
+    assert "GiB are free; set dim=549755813888 or less" in result.skipped["mf_bpr"]
+
+
 def test_without_validation_pairs_nothing_is_refitted(tmp_path: Path) -> None:
     path = tmp_path / "short.parquet"
     rows = [(f"u{u}", f"i{(u + k) % 5}", "buy", k) for u in range(8) for k in range(2)]

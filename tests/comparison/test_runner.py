@@ -14,7 +14,8 @@ import polars as pl
 import pytest
 from compare_helpers import ENTRIES, SMALL, Heard, compared, small_dataset
 
-from funnelrec.common.errors import ConfigError, DataError, UsageError
+from funnelrec.common import capacity
+from funnelrec.common.errors import CapacityError, ConfigError, DataError, UsageError
 from funnelrec.comparison import runner
 from funnelrec.comparison.entries import Entry
 from funnelrec.comparison.jobs import RECORD
@@ -98,6 +99,32 @@ def test_a_failure_stops_no_other_and_is_tried_again(
     heard = Heard()
     compared(folder, tmp_path / "out", ENTRIES[:2], listener=heard)
     assert heard.titles == ["conversion"]
+
+
+def test_what_there_is_no_memory_for_is_refused_before_the_first_training(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    heard = Heard()
+    compared(source, out, ENTRIES[:2], seeds=1, listener=heard, robustness=True)
+    compared(source, out, seeds=1, listener=heard)
+    noisy, light = heard.memory_told
+    # The largest: half as many auxiliary edges more.
+    assert noisy.startswith("training conversion, seed 0, +50 % auxiliary edges on 80 users, 60 ")
+    assert light.startswith("training light, seed 0 on 80 users, 60 items and ")
+    large = Entry("large", "lightgcn", settings={**SMALL, "dim": 2**20})
+    monkeypatch.setattr(capacity, "_machine", lambda: 2**30)
+    with pytest.raises(CapacityError, match=r"training large, seed 0 on .* leave large out"):
+        compared(source, out, [*ENTRIES, large], seeds=2)
+    assert len(times(out)) == 3 + 6
+    # What is finished needs no memory any more.
+    monkeypatch.setattr(capacity, "_machine", lambda: 1)
+    with pytest.raises(CapacityError, match="comparing models on 80 users"):
+        compared(source, out, seeds=1)
+    monkeypatch.setattr(runner, "check_reading", lambda *_: None)
+    assert not compared(source, out, seeds=1).failed
+    with pytest.raises(CapacityError, match="training light, seed 0 on"):
+        compared(source, out, seeds=2)
 
 
 def test_refit_may_differ_by_entry(source: Path, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from funnelrec.common import capacity
 from funnelrec.common.errors import (
     CapabilityError,
+    CapacityError,
     ConfigError,
     DataError,
     TrainingDivergedError,
@@ -18,10 +20,12 @@ from funnelrec.common.errors import (
 from funnelrec.comparison import search
 from funnelrec.comparison.search import Search, Trial, tune
 from funnelrec.data.dataset import Dataset, TrainingData
+from funnelrec.data.sizes import Sizes
 from funnelrec.evaluation.evaluate import evaluate
 from funnelrec.models import create_model
 from funnelrec.models.base import FitOptions
 from funnelrec.models.itemknn import ItemKNN
+from funnelrec.models.memory import training_need
 from funnelrec.models.space import Choice, PerAuxiliary, Range, SearchSpace
 from funnelrec.testing.datasets import planted_dataset
 
@@ -202,6 +206,32 @@ def test_what_fails_is_a_trial_and_the_search_goes_on(
     some = found(tiny_dataset, tmp_path / "some", trials=search._STARTUP + 2)
     assert [trial.value is None for trial in some.trials] == [False] + [True] * 9
     assert some.best.number == 0
+
+
+def test_a_trial_without_memory_for_it_fails_and_the_search_goes_on(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"epochs": 1, "layers": 1}
+    sizes = Sizes.of(tiny_dataset.training)
+    small, large = (
+        training_need(create_model("lightgcn", dim=dim, **settings), sizes, loaded=True).total
+        for dim in (64, 2**20)
+    )
+    monkeypatch.setattr(capacity, "_machine", lambda: (small + large) // 2)
+    options: dict[str, Any] = {"space": {"dim": Choice(8, 2**20)}, "device": "cpu"}
+    result = tune(
+        "lightgcn", tiny_dataset, tmp_path / "search", trials=8, settings=settings, **options
+    )
+    tried = {trial.searched["dim"] for trial in result.trials[1:]}
+    assert tried == {8, 2**20}
+    for trial in result.trials:
+        assert (trial.value is None) == (trial.searched["dim"] == 2**20)
+        assert trial.value is not None or "are free; set dim=524288 or less" in str(trial.error)
+    # Settings that the search starts from must fit: nothing is begun otherwise.
+    monkeypatch.setattr(capacity, "_machine", lambda: small - 1)
+    with pytest.raises(CapacityError, match="training lightgcn on"):
+        tune("lightgcn", tiny_dataset, tmp_path / "none", trials=2, settings=settings, **options)
+    assert not (tmp_path / "none").exists()
 
 
 def test_another_search_in_the_folder_is_refused(tiny_dataset: Dataset, tmp_path: Path) -> None:

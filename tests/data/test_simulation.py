@@ -10,13 +10,15 @@ import polars as pl
 import pytest
 from scipy.stats import rankdata
 
-from funnelrec.common.errors import ConfigError
+from funnelrec.common import capacity
+from funnelrec.common.errors import CapacityError, ConfigError
 from funnelrec.data.simulation import (
     CONVERSION_DAYS,
     LABELS,
     START,
     ShopConfig,
     SimulatedShop,
+    check_simulating,
     simulate_shop,
 )
 from funnelrec.data.simulation._needs import Needs
@@ -444,3 +446,20 @@ def test_leaving_the_categories_out_is_naming_their_default() -> None:
     named = simulate_shop(n_users=20, n_items=30, n_categories=30, seed=4)
     assert left_out.events.equals(named.events)
     assert left_out.items["category"].n_unique() == 30
+
+
+def test_memory_grows_with_the_shop_and_a_shop_too_large_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(capacity, "_machine", lambda: 2**40)
+    shops: list[dict[str, Any]] = [{}, {"n_users": 30_000}, {"needs_per_user": 36}, {"noise": 0.4}]
+    of_pairs = [
+        check_simulating({"n_users": 10_000, **given}).need.host["pairs"] for given in shops
+    ]
+    assert of_pairs[1] == of_pairs[2] == 3 * of_pairs[0]
+    assert of_pairs[3] == pytest.approx(1.5 * of_pairs[0])
+    useless = check_simulating(n_users=10_000, useless_behavior="scroll").need.host["pairs"]
+    assert useless - of_pairs[0] == 400 * 15 * 10_000
+    monkeypatch.setattr(capacity, "_machine", lambda: of_pairs[0])
+    with pytest.raises(CapacityError, match=r"simulating 10,000 users .*; lower n_users"):
+        check_simulating(n_users=10_000)

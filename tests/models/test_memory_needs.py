@@ -17,7 +17,13 @@ from funnelrec.data.dataset import Dataset
 from funnelrec.data.interactions import Interactions
 from funnelrec.data.sizes import Sizes
 from funnelrec.models import create_model
-from funnelrec.models.memory import check_scoring, check_training, scoring_need, training_need
+from funnelrec.models.memory import (
+    check_scoring,
+    check_training,
+    scoring_need,
+    serving_need,
+    training_need,
+)
 from funnelrec.testing import make_dataset
 
 # What an estimate may be off: never a quarter too low, and no more than this factor too high.
@@ -129,3 +135,21 @@ def test_scoring_needs_the_stored_file_and_a_block(
     monkeypatch.setattr(capacity, "_machine", lambda: PROCESS)
     with pytest.raises(CapacityError, match="evaluating with lightgcn for 1,000 users"):
         check_scoring(model, sizes, stored, "evaluating")
+
+
+def test_a_service_needs_a_model_for_each_worker_and_room_for_a_reload() -> None:
+    sizes = Sizes(100_000, 20_000, "purchase", {"purchase": 500_000})
+    model = create_model("lightgcn", device="cpu")
+    one, three = (serving_need(model, sizes, 10**9, workers).host for workers in (1, 3))
+    assert three == {name: 3 * size for name, size in one.items()}
+    kept = [name for name in one if name not in ("process", "model file", "scores", "a reload")]
+    assert one["a reload"] == sum(one[name] for name in kept) > 10**9
+
+
+def test_data_in_memory_are_not_counted_again() -> None:
+    sizes = Sizes(1000, 500, "purchase", {"purchase": 9000}, validation=10)
+    model = create_model("lightgcn", device="cpu")
+    alone, beside = (training_need(model, sizes, loaded=loaded).total for loaded in (False, True))
+    assert alone - beside == PROCESS + sizes.memory()
+    refitted = training_need(model, sizes, loaded=True, refit=True).total
+    assert refitted - beside == sizes.memory()

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from funnelrec.cli.options import DatasetFolder, Threads, TrainingDevice
-from funnelrec.cli.output import examples, say, show, whole_numbers, words
+from funnelrec.cli.output import examples, say, say_memory, show, whole_numbers, words
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from funnelrec.common.capacity import MemoryReport
     from funnelrec.comparison.jobs import JobRecord
     from funnelrec.comparison.runner import Comparison
     from funnelrec.comparison.summary import Group
@@ -201,6 +202,9 @@ def _listener() -> Any:
         def plan(self, left: int, done: int) -> None:
             finished = f", {done} finished before" if done else ""
             say(f"{left} to do{finished}", stderr=True)
+
+        def memory(self, report: MemoryReport) -> None:
+            say_memory(report)
 
         def step(
             self, title: str, place: int, total: int, left: float | None, untimed: int

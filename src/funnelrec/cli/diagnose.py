@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from funnelrec.cli.options import AsJson, DatasetFolder
-from funnelrec.cli.output import examples, print_json, say, show
+from funnelrec.cli.output import examples, print_json, say, say_memory, show
 
 NAME = "diagnose"
 EXAMPLES = examples(
@@ -30,8 +30,10 @@ def command(
     from funnelrec.common.files import make_folder
     from funnelrec.common.page import write_page
     from funnelrec.data.dataset import Dataset
-    from funnelrec.data.diagnostics import diagnose
+    from funnelrec.data.diagnostics import check_diagnosing, diagnose
+    from funnelrec.data.sizes import Sizes
 
+    say_memory(check_diagnosing(Sizes.read(dataset)))
     data = Dataset.load(dataset)
     result = diagnose(data)
     if as_json:

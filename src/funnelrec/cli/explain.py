@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from funnelrec.cli.options import AsJson, MovedDataset, RunOrArtifact, ScoringDevice
-from funnelrec.cli.output import examples, frame_table, print_json, say, show
+from funnelrec.cli.output import examples, frame_table, print_json, say, say_memory, show
 
 NAME = "explain"
 EXAMPLES = examples(
@@ -37,11 +37,13 @@ def command(
 ) -> None:
     """Show the items a user touched and did not buy, weighed before and after what was bought."""
     from funnelrec.evaluation.conversion_calibration import NO_CALIBRATION
+    from funnelrec.serving.artifact import check_memory_of
     from funnelrec.serving.explanation import check_explanation_path, explain
     from funnelrec.serving.hesitations import load_evidence_run
 
     if out is not None:
         check_explanation_path(out)
+    say_memory(check_memory_of(run, "explaining", dataset=dataset, device=device))
     loaded = load_evidence_run(run, dataset=dataset, device=device)
     if loaded.calibration is None:
         say(f"note: {NO_CALIBRATION}", stderr=True)

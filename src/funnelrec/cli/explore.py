@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from funnelrec.cli.options import RunOrArtifact, ScoringDevice
-from funnelrec.cli.output import examples, say
+from funnelrec.cli.output import examples, say, say_memory
 
 NAME = "explore"
 EXAMPLES = examples(
@@ -52,4 +52,5 @@ def command(
         device=device,
         browser=browser,
         tell=lambda address: say(f"explorer: {address} (Ctrl-C ends it)"),
+        tell_memory=say_memory,
     )

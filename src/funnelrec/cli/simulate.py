@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from funnelrec.cli.output import check_frame_path, examples, facts, say, show, write_frame
+from funnelrec.cli.output import (
+    check_frame_path,
+    examples,
+    facts,
+    say,
+    say_memory,
+    show,
+    write_frame,
+)
 
 NAME = "simulate"
 EXAMPLES = examples(
@@ -35,14 +43,16 @@ def command(
 ) -> None:
     """Write the event log of a synthetic shop whose hesitations and substitutions are known."""
     from funnelrec.common.config import parse_assignments
-    from funnelrec.data.simulation import simulate_shop
+    from funnelrec.data.simulation import check_simulating, simulate_shop
 
     check_frame_path(out, "--out")
     check_frame_path(truth, "--truth")
     given = list(settings or [])
     given += [f"n_users={users}"] if users is not None else []
     given += [f"n_items={items}"] if items is not None else []
-    shop = simulate_shop(parse_assignments(given), seed=seed)
+    asked = parse_assignments(given)
+    say_memory(check_simulating(asked))
+    shop = simulate_shop(asked, seed=seed)
     write_frame(shop.events, out)
     if truth is not None:
         write_frame(shop.truth, truth)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from funnelrec.cli.options import DatasetFolder, ModelName, Preset, Threads, TrainingDevice
-from funnelrec.cli.output import examples, say
+from funnelrec.cli.output import examples, say, say_memory
 
 NAME = "tune"
 EXAMPLES = examples(
@@ -57,10 +57,16 @@ def command(
     from funnelrec.common.memory import prefer_huge_pages
     from funnelrec.comparison.search import Trial, tune
     from funnelrec.data.dataset import Dataset
+    from funnelrec.data.sizes import Sizes
+    from funnelrec.models import create_model
+    from funnelrec.models.memory import check_training
 
     prefer_huge_pages()
     if threads is not None:
         torch.set_num_threads(threads)
+    given = parse_assignments(settings or [])
+    first = create_model(model, config=given, preset=preset, seed=seed, device=device)
+    say_memory(check_training(first, Sizes.read(dataset), what=f"a search of settings of {model}"))
 
     def shown(trial: Trial) -> None:
         chosen = ", ".join(f"{name}={_short(value)}" for name, value in trial.searched.items())
@@ -74,7 +80,7 @@ def command(
         trials=trials,
         metric=metric,
         slice_name=slice_name,
-        settings=parse_assignments(settings or []),
+        settings=given,
         preset=preset,
         seed=seed,
         device=device,

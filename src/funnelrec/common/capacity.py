@@ -52,6 +52,11 @@ class MemoryNeed:
         """Bytes in the memory of the machine."""
         return sum(self.host.values())
 
+    @property
+    def most(self) -> int:
+        """Bytes in whichever memory takes more."""
+        return max(self.total, sum(self.device.values()))
+
     def __str__(self) -> str:
         words = _in_words(self.host)
         return f"{words}, on the GPU {_in_words(self.device)}" if self.device else words
@@ -182,7 +187,7 @@ class MemoryReport:
     @property
     def large(self) -> bool:
         """Whether it is :data:`WORTH_SAYING` or more."""
-        return max(self.need.total, sum(self.need.device.values())) >= WORTH_SAYING
+        return self.need.most >= WORTH_SAYING
 
     def __str__(self) -> str:
         return self.sentence

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from funnelrec.common.errors import (
     CapabilityError,
+    CapacityError,
     TrainingDivergedError,
     UsageError,
 )
@@ -31,10 +32,12 @@ from funnelrec.data.diagnostics import diagnose
 from funnelrec.data.events import Events, read_events
 from funnelrec.data.preparation import prepare
 from funnelrec.data.simulation import ShopConfig, simulate_shop
+from funnelrec.data.sizes import Sizes, check_preparing
 from funnelrec.data.splits import LeaveOneOut
 from funnelrec.evaluation.evaluate import RankingValidator
 from funnelrec.evaluation.slices import SLICES
 from funnelrec.models import Recommender, create_model
+from funnelrec.models.memory import check_training
 from funnelrec.models.runs import RECORD, Run, load_run, train_run
 from funnelrec.training.progress import ProgressStyle
 
@@ -151,6 +154,8 @@ def run_demo(
         columns are named and no log is.
     CapabilityError
         If none of the models can work on the log.
+    CapacityError
+        If there is no memory for preparing the log.
     MissingExtraError
         If plotly is not installed.
     """
@@ -179,6 +184,10 @@ def run_demo(
     }
     created = {name: create_model(name, config=given[name], seed=seed) for name in names}
 
+    memory = None if data is None else check_preparing(data)
+    if memory is not None and memory.large:
+        console.print(f"memory: {memory}", markup=False)
+
     with ExitStack() as stack:
         folder = stack.enter_context(resumable_folder(out, marker=MARKER))
         events, summary = _log(folder, out, data, columns, behaviors, shop, seed, console)
@@ -195,24 +204,31 @@ def run_demo(
         dataset.save(folder / "dataset")
         console.print(diagnostics.render())
 
+        sizes = Sizes.of(dataset.training)
+        # Cut before the validation purchase, training lags one purchase behind the test;
+        # refitting gives back what was known in between.
+        refit = bool(dataset.training.validation.nnz)
         results: list[ModelResult] = []
         runs: dict[str, Run] = {}
         skipped: dict[str, str] = {}
         for place, name in enumerate(names, start=1):
             _step(console, f"Training {name} ({place} of {len(names)})")
             try:
-                run = _finished(folder, name) or train_run(
+                run = _finished(folder, name)
+                if run is None:
+                    report = check_training(created[name], sizes, refit=refit, loaded=True)
+                    if report.large:
+                        console.print(f"  memory: {report}", markup=False)
+                run = run or train_run(
                     dataset,
                     created[name],
                     folder / "runs" / name,
                     source=out / "dataset",
-                    # Cut before the validation purchase, training lags one purchase behind the
-                    # test; refitting gives back what was known in between.
-                    refit=bool(dataset.training.validation.nnz),
+                    refit=refit,
                     progress=progress,
                 )
                 results.append(_evaluated(run, dataset))
-            except (CapabilityError, TrainingDivergedError) as error:
+            except (CapabilityError, CapacityError, TrainingDivergedError) as error:
                 skipped[name] = str(error)
                 console.print(f"  not trained: {error}", markup=False)
                 continue

@@ -10,11 +10,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from funnelrec.common.capacity import MemoryReport
 from funnelrec.common.errors import ConfigError, DataError, UsageError, suggestion
 from funnelrec.common.files import make_folder, read_json, write_json
 from funnelrec.common.optional import require
@@ -32,9 +33,11 @@ from funnelrec.comparison.jobs import (
 from funnelrec.comparison.search import Search, load_search
 from funnelrec.comparison.worker import INTERRUPTED, failure_of, search_for
 from funnelrec.data.dataset import Dataset
+from funnelrec.data.sizes import Sizes, check_reading
 from funnelrec.evaluation.metrics import parse_metric
 from funnelrec.models import registry
 from funnelrec.models.base import resolve_device
+from funnelrec.models.memory import check_training
 from funnelrec.models.space import PerAuxiliary
 from funnelrec.training.progress import ProgressStyle
 
@@ -172,6 +175,9 @@ class Listener:
     def plan(self, left: int, done: int) -> None:
         """Note how many trainings are to be done and how many are finished already."""
 
+    def memory(self, report: MemoryReport) -> None:
+        """Note the memory of the largest training that is to be done, before the first."""
+
     def step(self, title: str, place: int, total: int, left: float | None, untimed: int) -> None:
         """Note what is running now.
 
@@ -203,6 +209,11 @@ class _Step:
     point: Point | None = None
 
     @property
+    def level(self) -> float:
+        """Share of auxiliary edges added, or dropped with a minus."""
+        return 0.0 if self.perturbation is None else self.perturbation.level
+
+    @property
     def title(self) -> str:
         if self.search:
             return f"{self.entry.label}, search"
@@ -210,7 +221,7 @@ class _Step:
         if self.entry.draws or self.perturbation is not None:
             parts.append(f"seed {self.seed}")
         if self.perturbation is not None:
-            parts.append(f"{level_name(self.perturbation.level)} auxiliary edges")
+            parts.append(f"{level_name(self.level)} auxiliary edges")
         if self.point is not None:
             parts += [f"{key}={value}" for key, value in self.point.values.items()]
         return ", ".join(parts)
@@ -296,6 +307,9 @@ def compare(
     ConfigError
         For a setting to vary that no entry has, a value outside its range, or a device that is
         not there.
+    CapacityError
+        If there is no memory for a training that is not finished yet, with the numbers and what
+        can be done. Nothing is trained then.
     """
     source, out = Path(source), Path(out)
     listener = listener or Listener()
@@ -318,6 +332,7 @@ def compare(
     if tune is not None:
         require("optuna", "tune")
     resolve_device(device)
+    check_reading(Sizes.read(source), "comparing models on")
     dataset = Dataset.load(source)
     _check_data(dataset, entries, refit, tune, robustness)
     grid = _grid(entries, sensitivity or {})
@@ -546,6 +561,7 @@ class _Runner:
                     self.tuned[step.entry.label] = Tuned(note="nothing to search")
         known = [self._known(step) for step in steps]
         waiting = [place for place, done in enumerate(known) if not done]
+        self._check_memory([steps[place] for place in waiting])
         self.listener.plan(len(waiting), len(steps) - len(waiting))
         outcomes: list[Outcome] = []
         for number, step in enumerate(steps):
@@ -561,6 +577,32 @@ class _Runner:
         with suppress(OSError):
             (self.out / WORK).rmdir()
         return outcomes
+
+    def _check_memory(self, steps: Sequence[_Step]) -> None:
+        """Tell of the largest training, or refuse what does not fit."""
+        sizes = Sizes.of(self.dataset.training)
+        reports = []
+        # Seeds need the same.
+        alike = {(s.entry.label, s.search, str(s.point), s.level): s for s in steps}
+        for step in alike.values():
+            found = {} if step.search else self.tuned.get(step.entry.label, Tuned()).settings
+            point = {} if step.point is None else dict(step.point.values)
+            pairs = {
+                name: n if name == sizes.target else round(n * (1 + step.level))
+                for name, n in sizes.pairs.items()
+            }
+            reports.append(
+                check_training(
+                    step.entry.create({**found, **point}, device=self.device),
+                    replace(sizes, pairs=pairs),
+                    refit=not step.search and self._refits(step),
+                    loaded=not self.isolate,
+                    what=f"training {replace(step, seed=0).title}",
+                    options=[f"leave {step.entry.label} out of the comparison"],
+                )
+            )
+        if reports:
+            self.listener.memory(max(reports, key=lambda report: report.need.most))
 
     def _known(self, step: _Step) -> bool:
         """Return whether a step is finished already, and learn how long such steps take."""
@@ -601,16 +643,19 @@ class _Runner:
         found = self.tuned.get(entry.label, Tuned()).settings
         point = {} if step.point is None else dict(step.point.values)
         model = entry.create({**found, **point}, seed=step.seed, device="cpu")
-        refit = self.refit if entry.refit is None else entry.refit
         return Job(
             fingerprint=self.dataset.fingerprint,
             model=entry.model,
             settings=model.config.model_dump(mode="json"),
             seed=step.seed if entry.draws else 0,
-            refit=refit and step.point is None,
+            refit=self._refits(step),
             ks=self.ks,
             perturbation=step.perturbation,
         )
+
+    def _refits(self, step: _Step) -> bool:
+        refit = self.refit if step.entry.refit is None else step.entry.refit
+        return refit and step.point is None
 
     def _folder(self, job: Job) -> Path:
         return self.out / RUNS / job.name

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from funnelrec.common.errors import (
+    CapacityError,
     ConfigError,
     DataError,
     TrainingDivergedError,
@@ -25,11 +26,13 @@ from funnelrec.common.optional import require
 from funnelrec.common.random import derived_seed
 from funnelrec.common.version import __version__
 from funnelrec.data.dataset import Dataset, TrainingData
+from funnelrec.data.sizes import Sizes
 from funnelrec.evaluation.masking import masked_pairs, resolve_masks
 from funnelrec.evaluation.metrics import parse_metric, user_metrics
 from funnelrec.evaluation.ranking import HeldOutRanker
 from funnelrec.evaluation.slices import SLICES, SliceName, slice_ranks
 from funnelrec.models.base import Recommender, registry
+from funnelrec.models.memory import check_training
 from funnelrec.models.space import Choice, Dimension, PerAuxiliary, Range, SearchSpace, Value
 
 HEADER = "search.json"
@@ -154,6 +157,9 @@ def tune(
         does not have, fewer trials than 1, or ``out`` holds another search.
     CapabilityError
         If the model cannot work on the data.
+    CapacityError
+        If there is no memory for the model's own settings. A later trial that needs more than
+        there is fails, and the search goes on.
     MissingExtraError
         If Optuna is not installed.
     """
@@ -166,6 +172,7 @@ def tune(
     made = _Maker(registry.get(model), dict(settings or {}), preset, seed, device)
     first = made(training, {})
     first.check(training)
+    check_training(first, Sizes.of(training), loaded=True)
     judge = _Judge(training, metric, slice_name)
     dimensions = _dimensions(made, training, space)
     out = make_folder(out)
@@ -366,7 +373,11 @@ def _run(
     chosen: Mapping[str, Value],
     searched: Mapping[str, Value],
 ) -> Trial:
-    """Train and measure; a loss that diverges or settings that do not go together are a result."""
+    """Train and measure.
+
+    A loss that diverges, settings that do not go together or that there is no memory for are a
+    result.
+    """
     began = time.monotonic()
     settings: Mapping[str, Any] = {}
     value: float | None = None
@@ -375,11 +386,12 @@ def _run(
     try:
         model = made(data, chosen)
         settings = model.config.model_dump(mode="json")
+        check_training(model, Sizes.of(data), loaded=True)
         model.fit(data)
         value, metrics = judge(model)
         history = getattr(model, "history", None)
         epochs = None if history is None else history.best_epoch
-    except (ConfigError, TrainingDivergedError) as failure:
+    except (CapacityError, ConfigError, TrainingDivergedError) as failure:
         error = str(failure)
     return Trial(
         number=number,

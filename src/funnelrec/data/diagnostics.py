@@ -26,11 +26,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
+from funnelrec.common.capacity import MemoryReport
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.interactions import Interactions
+from funnelrec.data.sizes import Sizes, check_reading
 
 if TYPE_CHECKING:
     from rich.console import Group
+
+
+# Bytes a pair while behaviors are joined and looked up in one another.
+_JOINED = 72
 
 
 @dataclass(frozen=True)
@@ -357,6 +363,17 @@ def diagnose(dataset: Dataset) -> Diagnostics:
             {"kind": record.kind, "order": record.order, "auxiliary": record.auxiliary}
         ),
     )
+
+
+def check_diagnosing(sizes: Sizes) -> MemoryReport:
+    """Return the memory that :func:`diagnose` takes with reading the data set, or refuse it.
+
+    Raises
+    ------
+    CapacityError
+        If it does not fit, with the numbers and what can be done.
+    """
+    return check_reading(sizes, "diagnosing", {"pairs joined": _JOINED * sizes.edges})
 
 
 def _within(part: Interactions, other: Interactions) -> Any:

@@ -172,6 +172,34 @@ class Sizes:
         return pairs + bounds + largest + _IDENTIFIER * self.nodes
 
 
+def check_reading(sizes: Sizes, what: str, beside: Mapping[str, int] | None = None) -> MemoryReport:
+    """Return the memory of work that reads a data set and fits nothing, or refuse it.
+
+    Parameters
+    ----------
+    sizes
+        Of the data set.
+    what
+        The work, for the message.
+    beside
+        Bytes that it takes beside the data, by what they are for.
+
+    Raises
+    ------
+    CapacityError
+        If it does not fit, with the numbers and what can be done.
+    """
+    need = MemoryNeed({"process": PROCESS, "data": sizes.memory(), **(beside or {})})
+    return check_memory(
+        need,
+        f"{what} {sizes.n_users:,} users, {sizes.n_items:,} items and {sizes.edges:,} pairs",
+        [
+            "prepare the data with user_core and item_core",
+            "prepare a part of the log, such as its latest months",
+        ],
+    )
+
+
 def check_preparing(source: Any) -> MemoryReport | None:
     """Return the memory that preparing a log takes, or refuse it.
 

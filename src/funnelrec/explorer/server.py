@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from funnelrec.common.capacity import MemoryReport
 from funnelrec.common.errors import UsageError
 from funnelrec.common.optional import require
-from funnelrec.explorer.source import Wanted, opened
+from funnelrec.explorer.source import Wanted, check_memory, opened
 
 HOST = "127.0.0.1"
 SCRIPT = Path(__file__).parent / "entry" / "funnelrec_explorer.py"
@@ -26,6 +27,7 @@ def explore(
     device: str = "auto",
     browser: bool = False,
     tell: Callable[[str], None] | None = None,
+    tell_memory: Callable[[MemoryReport], None] | None = None,
 ) -> None:
     """Show a run or an artifact to an analyst, in a browser on this machine, until Ctrl-C.
 
@@ -48,11 +50,15 @@ def explore(
         Open a browser.
     tell
         Told the address.
+    tell_memory
+        Told what it takes of memory, before anything is read.
 
     Raises
     ------
     DataError, UsageError
         As :func:`funnelrec.explorer.open_source` does, or if the port is out of range or taken.
+    CapacityError
+        If it does not fit into memory, with the numbers and what can be done.
     MissingExtraError
         Without the extra ``explorer``.
     """
@@ -67,6 +73,9 @@ def explore(
         compare=None if compare is None else str(compare),
         device=device,
     )
+    memory = check_memory(wanted)
+    if tell_memory is not None:
+        tell_memory(memory)
     # Refused here, with a message, and not on a page; the pages find it loaded.
     opened(wanted)
     options = settings(place, browser=browser)

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from funnelrec.common.capacity import MemoryReport
 from funnelrec.common.errors import CapabilityError, DataError, UsageError
 from funnelrec.comparison.stored import StoredComparison, read_comparison
 from funnelrec.data.dataset import Dataset, Manifest, TrainingData
@@ -19,7 +20,13 @@ from funnelrec.evaluation.protocol import Protocol
 from funnelrec.evaluation.slices import SLICES, SliceName
 from funnelrec.models.base import Recommender
 from funnelrec.models.runs import Run, load_record, load_run
-from funnelrec.serving.artifact import Artifact, is_artifact, load_artifact, load_artifact_record
+from funnelrec.serving.artifact import (
+    Artifact,
+    check_memory_of,
+    is_artifact,
+    load_artifact,
+    load_artifact_record,
+)
 from funnelrec.serving.hesitations import check_evidence
 from funnelrec.training.history import History
 
@@ -196,6 +203,27 @@ class Explored:
         return int((held_out.user_degrees > 0).sum()) * held_out.n_items
 
 
+def check_memory(wanted: Wanted) -> MemoryReport:
+    """Return the memory that exploring a run or an artifact takes, or refuse it.
+
+    Raises
+    ------
+    CapacityError
+        If it does not fit, with the numbers and what can be done.
+    DataError
+        If the folder is missing, or is neither.
+    """
+    _check_folder(Path(wanted.path))
+    return check_memory_of(wanted.path, "exploring", dataset=wanted.dataset, device=wanted.device)
+
+
+def _check_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise DataError(
+            f"there is no folder {path}; name one made by funnelrec train or funnelrec export."
+        )
+
+
 def open_source(wanted: Wanted) -> Explored:
     """Return what was asked for, loaded and checked.
 
@@ -216,10 +244,7 @@ def open_source(wanted: Wanted) -> Explored:
     ``open_source(Wanted("runs/charm")).diagnostics.training.bar["view"]``
     """
     path = Path(wanted.path)
-    if not path.is_dir():
-        raise DataError(
-            f"there is no folder {path}; name one made by funnelrec train or funnelrec export."
-        )
+    _check_folder(path)
     stored = is_artifact(path)
     fingerprint = (
         load_artifact_record(path).dataset.fingerprint if stored else load_record(path).fingerprint

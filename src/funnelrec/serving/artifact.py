@@ -26,7 +26,7 @@ from funnelrec.data.sizes import Sizes
 from funnelrec.evaluation.conversion_calibration import ConversionCalibration
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.models.base import Recommender, registry
-from funnelrec.models.memory import check_scoring
+from funnelrec.models.memory import check_scoring, check_serving
 from funnelrec.models.runs import CALIBRATION, MODEL, Run, check_run, load_record, load_run
 from funnelrec.serving.scoring_graph import ONNX_FILE, GraphRecord, check_onnx, write_onnx
 from funnelrec.serving.vector_index import ANN_FILE, IndexRecord, check_ann, write_index
@@ -360,6 +360,35 @@ def check_memory_of(
     """
     if not is_artifact(path):
         return check_run(path, what, dataset=dataset, device=device)
+    model, sizes = _measured(path, device)
+    return check_scoring(model, sizes, Path(path) / MODEL, what)
+
+
+def check_memory_of_service(
+    path: str | Path, *, workers: int = 1, device: str = "cpu"
+) -> MemoryReport:
+    """Return the memory that a service with an artifact takes, or refuse it.
+
+    Parameters
+    ----------
+    path, device
+        As in :func:`load_artifact`.
+    workers
+        Processes, each with the model in memory.
+
+    Raises
+    ------
+    CapacityError
+        If it does not fit, with the numbers and what can be done.
+    DataError
+        If the folder is no artifact, or a file of it is missing.
+    """
+    model, sizes = _measured(path, device)
+    return check_serving(model, sizes, Path(path) / MODEL, workers)
+
+
+def _measured(path: str | Path, device: str) -> tuple[Recommender[Any], Sizes]:
+    """Return the model of an artifact, not fitted, and the sizes of its data."""
     record = load_artifact_record(path)
     model = registry.get(record.model)(record.config, seed=record.seed, device=device)
     sizes = Sizes.stored(
@@ -369,7 +398,7 @@ def check_memory_of(
         target=record.dataset.target,
         stems=record.dataset.parts,
     )
-    return check_scoring(model, sizes, Path(path) / MODEL, what)
+    return model, sizes
 
 
 def _verify(folder: Path, name: str, stored: StoredFile) -> None:

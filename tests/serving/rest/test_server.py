@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from funnelrec.common.errors import DataError, UsageError
+from funnelrec.common import capacity
+from funnelrec.common.errors import CapacityError, DataError, UsageError
 from funnelrec.data.dataset import Dataset
 from funnelrec.models import create_model
 from funnelrec.models.runs import train_run
@@ -101,6 +102,14 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         export(run, folder / name)
     return folder / "conversion"
+
+
+def test_a_service_without_memory_for_it_is_refused(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "_machine", lambda: 2**30)
+    with pytest.raises(CapacityError, match=r"by 4 workers needs about .*; take fewer workers"):
+        serve(artifact, workers=4)
 
 
 def test_mistakes_are_told_before_anything_listens(artifact: Path, tmp_path: Path) -> None:

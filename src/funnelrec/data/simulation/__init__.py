@@ -49,7 +49,7 @@ from funnelrec.data.simulation._shared import (
     WEAK_INTEREST,
 )
 from funnelrec.data.simulation.config import ShopConfig
-from funnelrec.data.simulation.shop import SimulatedShop, simulate_shop
+from funnelrec.data.simulation.shop import SimulatedShop, check_simulating, simulate_shop
 
 __all__ = [
     "CONVERSION_DAYS",
@@ -62,5 +62,6 @@ __all__ = [
     "WEAK_INTEREST",
     "ShopConfig",
     "SimulatedShop",
+    "check_simulating",
     "simulate_shop",
 ]

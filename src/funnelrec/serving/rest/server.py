@@ -19,7 +19,7 @@ from typing import Any
 
 from funnelrec.common.errors import UsageError
 from funnelrec.common.optional import require
-from funnelrec.serving.artifact import load_artifact
+from funnelrec.serving.artifact import check_memory_of_service, load_artifact
 from funnelrec.serving.rest.metrics import SHARED
 from funnelrec.serving.rest.settings import Keys, ServiceLimits, check_address, is_loopback
 
@@ -78,6 +78,8 @@ def serve(
         If a number is out of range, the address is public and there is no key, or it is taken.
     DataError
         If the artifact cannot be loaded.
+    CapacityError
+        If it does not fit, with the numbers and what can be done; nothing has been read then.
     MissingExtraError
         Without the extra ``serve``.
     """
@@ -91,6 +93,7 @@ def serve(
     keys = Keys() if api_key_file is None else Keys.read(api_key_file)
     check_address(host, port, keys)
     # Refused here, with a message, and not in a worker.
+    memory = check_memory_of_service(artifact, workers=workers, device=device)
     record = load_artifact(artifact, device=device).record
     hosts = () if keys or not is_loopback(host) else (*_LOOPBACK_NAMES, host.strip("[]"))
     plan = _Plan(
@@ -105,7 +108,10 @@ def serve(
     listening = _bound(host, port)
     place = listening.getsockname()
     _log_as_lines()
-    logging.getLogger("funnelrec.service").info(
+    log = logging.getLogger("funnelrec.service")
+    if memory.large:
+        log.info(json.dumps({"event": "memory", "message": str(memory)}))
+    log.info(
         json.dumps(
             {
                 "event": "listening",
