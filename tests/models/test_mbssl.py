@@ -58,9 +58,16 @@ def normalised(matrix: Tensor) -> Tensor:
 
 
 def slow_views(
-    made: MBSSLNetwork, matrices: list[Tensor], generator: torch.Generator | None
+    made: MBSSLNetwork,
+    matrices: list[Tensor],
+    generator: torch.Generator | None,
+    *,
+    target_alone: bool = False,
 ) -> list[Tensor]:
-    """Return the embeddings of all nodes under each behavior, node by node where they mix."""
+    """Return the embeddings of all nodes under each behavior, node by node where they mix.
+
+    In the last layer nobody but the target listens if it is alone.
+    """
     kinds, rate = len(matrices), made.config.dropout
     wholes = [normalised(matrix) for matrix in matrices]
     layer = [torch.cat([made.users, made.items])] * kinds
@@ -72,7 +79,8 @@ def slow_views(
             moved = (wholes[b] @ layer[b] * relations[b]) @ made.transforms[k]
             heard.append(torch.where(moved > 0, moved, 0.01 * moved))
         following = []
-        for b in range(kinds):
+        first = kinds - 1 if target_alone and k == made.config.layers - 1 else 0
+        for b in range(first, kinds):
             rows = []
             for node in range(len(heard[0])):
                 energies = [
@@ -85,11 +93,11 @@ def slow_views(
                 rows.append(torch.stack(parts).sum(dim=0))
             following.append(torch.stack(rows))
         if generator is not None and rate:
-            shape = (kinds, *following[0].shape)
+            shape = (kinds - first, *following[0].shape)
             kept = torch.rand(shape, generator=generator) >= rate
             following = [part * kept[b] / (1 - rate) for b, part in enumerate(following)]
         layer = following
-        total = [sums + part for sums, part in zip(total, layer, strict=True)]
+        total = [sums + part for sums, part in zip(total[first:], layer, strict=True)]
         relations = [vector @ made.relation_transforms[k] for vector in relations]
     return [part / (made.config.layers + 1) for part in total]
 
@@ -146,7 +154,8 @@ def slow_loss(
         left = torch.zeros(data.shape, dtype=torch.float64)
         rows = np.repeat(np.arange(data.n_users), data.purchases.user_degrees)
         left[rows, data.purchases.indices.copy()] = (graph.to_users.values > 0).double()
-        thinned.append(slow_views(made, [*matrices[:-1], left], generator)[-1])
+        whole = [*matrices[:-1], left]
+        thinned.append(slow_views(made, whole, generator, target_alone=True)[-1])
     intra = torch.zeros((), dtype=torch.float64)
     for user, item in pairs:
         for side, node in ((slice(0, shift), user), (slice(shift, None), item)):
@@ -215,6 +224,9 @@ def test_without_thinning_both_views_are_one(tiny_dataset: Dataset) -> None:
     whole = made.propagated(target)
     torch.testing.assert_close(thinned.users, whole.users)
     torch.testing.assert_close(thinned.items, whole.items)
+    alone = made.propagated(target, begun=made.begun(), target_alone=True)
+    torch.testing.assert_close(alone.users, whole.users[-1:])
+    torch.testing.assert_close(alone.items, whole.items[-1:])
 
 
 def test_the_main_task_leads_and_the_rest_is_added(tiny_dataset: Dataset) -> None:
@@ -249,6 +261,40 @@ def test_the_main_task_leads_and_the_rest_is_added(tiny_dataset: Dataset) -> Non
     for place, parameter in enumerate(plain.parameters()):
         sums = torch.stack([found[place] for found in slopes.values()]).sum(dim=0)
         torch.testing.assert_close(parameter.grad, sums)
+
+
+def test_steps_without_contrasts_train_the_main_task_alone(tiny_dataset: Dataset) -> None:
+    data = tiny_dataset.training
+    samplers = [
+        WholeRowSampler(data, batch_size=16, seed=1, anchors=3, contrast_every=every)
+        for every in (1, 3)
+    ]
+    all_steps, some = ([one for n in range(1, 7) for one in s.epoch(n)] for s in samplers)
+    assert len(all_steps) == len(some) > 18
+    contrasted = [step for step in some if len(step.anchors)]
+    first = samplers[0].n_batches
+    assert [len(step.anchors) > 0 for step in some] == [
+        (first + place) % 3 == 0 for place in range(len(some))
+    ]
+    # A third of the steps counts what all of them do; both ends of six epochs may add one.
+    whole, third = (sum(float(s.bought.sum()) for s in of) for of in (all_steps, contrasted))
+    assert third == pytest.approx(whole, rel=0.15)
+    made = network(data)
+    for step in all_steps[:3]:
+        made.backward(made.loss(Seeded(step, seed=2)))
+    lengths = made.lead.lengths.clone()
+    assert lengths.any()
+    plain = next(step for step in some if not len(step.anchors))
+    terms = made.loss(Seeded(plain, seed=2))
+    assert set(terms) == {"main", "l2"}
+    slopes = torch.autograd.grad(
+        terms["main"] + terms["l2"], list(made.parameters()), retain_graph=True
+    )
+    made.zero_grad()
+    made.backward(terms)
+    for parameter, slope in zip(made.parameters(), slopes, strict=True):
+        torch.testing.assert_close(parameter.grad, slope)
+    assert torch.equal(made.lead.lengths, lengths)
 
 
 def test_every_parameter_learns(tiny_dataset: Dataset) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from funnelrec.common.config import Config
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.interactions import Interactions
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.graph.dropping import Dropping, dropped_graph
 from funnelrec.graph.propagation import sparse_product
@@ -90,6 +91,12 @@ class MBSSLSettings(GradientSettings):
         description="Users, and items, whose contrast counts in a step, drawn among those of the "
         "batch if there are more, and weighted up to match (ours); null takes all.",
     )
+    contrast_every: int = Field(
+        1,
+        ge=1,
+        description="Contrast in one of so many steps, weighted up to match (ours: such a step "
+        "takes three propagations and a backward pass of each task, any other one of both).",
+    )
     swing_alpha: float = Field(1.0, gt=0, description="alpha of the similarity.")
     swing_partners: int = Field(
         16, ge=2, description="Partners of a node that the similarity looks at, drawn if more."
@@ -120,10 +127,11 @@ class WholeRows:
     rows, items
         Per behavior the pairs, as place of the user in the batch and item, int64.
     anchors, anchor_items
-        Users and items of the purchases whose contrast counts, each once, int64.
+        Users and items of the purchases whose contrast counts, each once, int64; both empty in a
+        batch that is not contrasted.
     bought, buyers
         Purchases of each of these users, and by how many users of the batch each of these items
-        was bought, times how many of its kind an anchor stands for; float32.
+        was bought, times how many of its kind, and how many batches, an anchor stands for; float32.
     """
 
     users: Tensor
@@ -158,6 +166,8 @@ class WholeRowSampler:
         Users per batch, at least 1.
     anchors
         Most users, and most items, that stand for the batch in a contrast; all if not given.
+    contrast_every
+        One of so many batches has anchors, which stand for the others, too; at least 1.
     seed
         Seed of every draw.
     """
@@ -165,10 +175,16 @@ class WholeRowSampler:
     notes: tuple[str, ...] = ()
 
     def __init__(
-        self, data: TrainingData, *, batch_size: int, seed: int, anchors: int | None = None
+        self,
+        data: TrainingData,
+        *,
+        batch_size: int,
+        seed: int,
+        anchors: int | None = None,
+        contrast_every: int = 1,
     ) -> None:
-        check_at_least_one(batch_size=batch_size)
-        self._anchors = anchors
+        check_at_least_one(batch_size=batch_size, contrast_every=contrast_every)
+        self._anchors, self._every = anchors, contrast_every
         self._parts = [data.interactions[name] for name in data.chain]
         self._users = np.flatnonzero(data.purchases.user_degrees > 0)
         self._batch_size, self._seed = batch_size, seed
@@ -182,13 +198,12 @@ class WholeRowSampler:
         """Yield the batches of epoch ``number``; every user comes once."""
         rng = stream(self._seed, "users", number)
         users = rng.permutation(self._users)
-        for start in range(0, users.size, self._batch_size):
+        first = number * self.n_batches
+        for step, start in enumerate(range(0, users.size, self._batch_size), first):
             chosen = users[start : start + self._batch_size]
             parts = [part.take(chosen) for part in self._parts]
-            distinct, buyers = np.unique(parts[-1].indices, return_counts=True)
-            contrasted = (
-                *self._some(chosen, parts[-1].user_degrees, rng),
-                *self._some(distinct, buyers, rng),
+            contrasted = self._contrasted(
+                chosen, parts[-1], rng, any_of_them=not step % self._every
             )
             yield WholeRows(
                 torch.from_numpy(chosen),
@@ -197,11 +212,29 @@ class WholeRowSampler:
                 *contrasted,
             )
 
+    def _contrasted(
+        self,
+        users: npt.NDArray[Any],
+        bought: Interactions,
+        rng: np.random.Generator,
+        *,
+        any_of_them: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return anchors and what they count, of users and of items."""
+        if not any_of_them:
+            none, nothing = torch.empty(0, dtype=torch.int64), torch.empty(0)
+            return none, nothing, none, nothing
+        distinct, buyers = np.unique(bought.indices, return_counts=True)
+        return (
+            *self._some(users, bought.user_degrees, rng),
+            *self._some(distinct, buyers, rng),
+        )
+
     def _some(
         self, numbers: npt.NDArray[Any], counts: npt.NDArray[Any], rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """Return some of the numbers and what each of them counts."""
-        weights = counts.astype(np.float32)
+        weights = counts.astype(np.float32) * np.float32(self._every)
         if self._anchors is not None and numbers.size > self._anchors:
             chosen = rng.choice(numbers.size, self._anchors, replace=False)
             weights = weights[chosen] * np.float32(numbers.size / self._anchors)
@@ -260,7 +293,22 @@ class MBSSLNetwork(TableNetwork):
             memory=config.memory,
         )
 
-    def propagated(self, target: Adjacency, generator: torch.Generator | None = None) -> Views:
+    def begun(self) -> list[Tensor]:
+        """Return what the auxiliary behaviors hear in layer 1, which no target's graph changes."""
+        start = torch.cat([self.users, self.items])
+        return [
+            self._heard(graph, start, relation, self.transforms[0])
+            for graph, relation in zip(self.graphs.all[:-1], self.relations[:-1], strict=True)
+        ]
+
+    def propagated(
+        self,
+        target: Adjacency,
+        generator: torch.Generator | None = None,
+        *,
+        begun: list[Tensor] | None = None,
+        target_alone: bool = False,
+    ) -> Views:
         """Return the mean of layers 0 to K, with ``target`` for the graph of the target behavior.
 
         Parameters
@@ -269,40 +317,58 @@ class MBSSLNetwork(TableNetwork):
             The graph of the purchases, or a part of it.
         generator
             Source of the dropout; there is none if not given.
+        begun
+            As of :meth:`begun`, made here if not given.
+        target_alone
+            Return the view of the target only, for which the last layer mixes for nobody else.
         """
         graphs = (*self.graphs.all[:-1], target)
-        shape = (len(graphs), len(self.users) + len(self.items), self.config.dim)
-        layer = torch.cat([self.users, self.items]).expand(shape)
+        start = torch.cat([self.users, self.items])
+        layer = start.expand(len(graphs), *start.shape)
         total, relations = layer, self.relations
-        sizes = [len(self.users), len(self.items)]
-        for transform, of_relations in zip(self.transforms, self.relation_transforms, strict=True):
-            heard = []
-            for place, graph in enumerate(graphs):
-                users, items = torch.split(layer[place], sizes)
-                sums = torch.cat(
-                    [
-                        sparse_product(graph.to_users, graph.to_items, items),
-                        sparse_product(graph.to_items, graph.to_users, users),
-                    ]
-                )
-                heard.append(F.leaky_relu((sums * relations[place]) @ transform))
-            layer = self._attend(torch.stack(heard))
+        known = self.begun() if begun is None else begun
+        steps = zip(self.transforms, self.relation_transforms, strict=True)
+        for number, (transform, of_relations) in enumerate(steps, 1):
+            heard = [
+                *known,
+                *(
+                    self._heard(graphs[place], layer[place], relations[place], transform)
+                    for place in range(len(known), len(graphs))
+                ),
+            ]
+            known = []
+            first = len(graphs) - 1 if target_alone and number == self.config.layers else 0
+            layer = self._attend(torch.stack(heard), first)
             if generator is not None:
                 layer = dropped(layer, self.config.dropout, generator)
-            total = total + layer
+            total = total[first:] + layer
             relations = relations @ of_relations
         total = total / (self.config.layers + 1)
-        users, items = torch.split(total, sizes, dim=1)
+        users, items = torch.split(total, [len(self.users), len(self.items)], dim=1)
         return Views(users, items)
 
-    def _attend(self, heard: Tensor) -> Tensor:
-        """Return for each behavior a mixture of what all of them heard, (B, n, d) both."""
+    def _heard(self, graph: Adjacency, rows: Tensor, relation: Tensor, transform: Tensor) -> Tensor:
+        """Return m of one behavior, shape (n, d)."""
+        users, items = torch.split(rows, [len(self.users), len(self.items)])
+        sums = torch.cat(
+            [
+                sparse_product(graph.to_users, graph.to_items, items),
+                sparse_product(graph.to_items, graph.to_users, users),
+            ]
+        )
+        return F.leaky_relu((sums * relation) @ transform)
+
+    def _attend(self, heard: Tensor, first: int = 0) -> Tensor:
+        """Return for each behavior from ``first`` on a mixture of what all of them heard.
+
+        Shapes (B, n, d) and (B - first, n, d).
+        """
         kinds, size, dim = heard.shape
         # One product for all behaviors that listen, and one small product per node: as einsum of
         # four axes it takes twice as long.
-        keys = self.keys.transpose(0, 1).reshape(dim, -1)
-        energies = torch.tanh(heard.reshape(-1, dim) @ keys).view(kinds, size, kinds, -1)
-        weights = torch.softmax((energies * self.queries[:, :, 0]).sum(dim=-1), dim=0)
+        keys = self.keys[first:].transpose(0, 1).reshape(dim, -1)
+        energies = torch.tanh(heard.reshape(-1, dim) @ keys).view(kinds, size, kinds - first, -1)
+        weights = torch.softmax((energies * self.queries[first:, :, 0]).sum(dim=-1), dim=0)
         mixed = torch.bmm(weights.permute(1, 2, 0), heard.transpose(0, 1))
         return mixed.transpose(0, 1)
 
@@ -324,12 +390,17 @@ class MBSSLNetwork(TableNetwork):
         config, batch = self.config, seeded.batch
         generator = seeded.generator(self.users.device)
         target = self.graphs.all[-1]
-        views = self.propagated(target, generator)
+        begun = self.begun()
+        views = self.propagated(target, generator, begun=begun)
         terms = {"main": self._regression(views, batch)}
-        if config.intra_weight:
+        contrasted = len(batch.anchors) > 0
+        if config.intra_weight and contrasted:
             one, other = (
                 self.propagated(
-                    dropped_graph(target, config.drop, config.drop_ratio, generator), generator
+                    dropped_graph(target, config.drop, config.drop_ratio, generator),
+                    generator,
+                    begun=begun,
+                    target_alone=True,
                 )
                 for _ in range(2)
             )
@@ -337,7 +408,7 @@ class MBSSLNetwork(TableNetwork):
                 self._contrast(one.users[-1], other.users[-1], batch.anchors, batch.bought)
                 + self._contrast(one.items[-1], other.items[-1], batch.anchor_items, batch.buyers)
             )
-        if config.inter_weight:
+        if config.inter_weight and contrasted:
             for place, name in enumerate(self.auxiliary):
                 terms[f"inter {name}"] = config.inter_weight * (
                     self._contrast(
@@ -361,9 +432,12 @@ class MBSSLNetwork(TableNetwork):
         return terms
 
     def backward(self, terms: Mapping[str, Tensor]) -> None:
-        """Fill the gradients: those of the tasks with the main one leading, the L2 term's as is."""
+        """Fill the gradients: those of the tasks with the main one leading, the L2 term's as is.
+
+        The main task alone has nobody to lead: running lengths stay as they are.
+        """
         parameters = list(self.parameters())
-        if not self.config.lead:
+        if not self.config.lead or not set(terms) - {"main", _L2}:
             torch.autograd.backward(torch.stack(list(terms.values())).sum())
             return
         gradients = {
@@ -488,6 +562,7 @@ class MBSSL(EmbeddingRecommender[MBSSLSettings]):
             "intra_weight": 1e-3,
             "inter_weight": 1e-3,
             "anchors": 256,
+            "contrast_every": 8,
             "evaluate_every": 2,
         },
     }
@@ -507,6 +582,10 @@ class MBSSL(EmbeddingRecommender[MBSSLSettings]):
         """Return shuffled users with all of their pairs."""
         config = self.config
         users = WholeRowSampler(
-            data, batch_size=config.batch_size, anchors=config.anchors, seed=self.seed
+            data,
+            batch_size=config.batch_size,
+            anchors=config.anchors,
+            contrast_every=config.contrast_every,
+            seed=self.seed,
         )
         return SeededSampler(users, seed=self.seed)
