@@ -1,9 +1,10 @@
-"""Writes what the authors' code of four models computes on a tiny shop.
+"""Writes what the authors' code of five models computes on a tiny shop.
 
     python tests/models/make_release_numbers.py CLONES
 
-CLONES holds clones of tsinghua-fib-lab/MBGCN, weiwei1206/CML, GuShuyun/MBRec and
-MingshiYan/CRGCN in folders MBGCN, CML, MBRec and CRGCN. Their classes are called as they are, on a
+CLONES holds clones of tsinghua-fib-lab/MBGCN, weiwei1206/CML, GuShuyun/MBRec, MingshiYan/CRGCN and
+HKUDS/RCL in folders MBGCN, CML, MBRec, CRGCN and RCL; models named after it are computed alone and
+the others kept. Their classes are called as they are, on a
 CPU, in float32; what they read from files or the command line is handed to them. Graphs of items of
 MBGCN, whose making its release does not show, are those of the model here. Both maps of items of
 S-MBRec are one. What CRGCN imports from PyTorch Geometric, a sum over the edges of a node, is stood
@@ -250,15 +251,68 @@ def crgcn(folder: Path) -> dict[str, Any]:
     return {"loss": loss.item(), "scores": scores.tolist()}
 
 
+def rcl(folder: Path) -> dict[str, Any]:
+    args = SimpleNamespace(hidden_dim=4, gnn_layer="[4,4]", head_num=2, drop_rate=0.0, tau=0.5)
+    for name, content in {"params": {"args": args}, "dgl": {}}.items():
+        module = ModuleType(name)
+        vars(module).update(content)
+        sys.modules[name] = module
+    # Another clone has a module of this name.
+    sys.modules.pop("model", None)
+    plain, torch.Tensor.cuda = torch.Tensor.cuda, lambda self, *_: self  # type: ignore[method-assign]
+    names = ["view", "purchase"]
+    graphs = {}
+    for place, name in enumerate(names):
+        incidence = sp.csr_matrix(matrix(name).T.numpy())
+        both = of(folder, "hypergraph_utils").generate_G_from_H(incidence)
+        graphs[place] = {0: dict(zip("GU", both, strict=True))}
+    torch.Tensor.cuda = plain  # type: ignore[method-assign]
+    made = of(folder, "model").myModel(*SHAPE, 1, names, graphs)
+    for place, name in enumerate(names):
+        part = made.hgnns[0][name]
+        weights = [part.item_embedding.weight, part.i_input_w]
+        weights += [layer.i_w for layer in part.layers] + [layer.u_w for layer in part.layers]
+        weights += [part.i_concatenation_w, part.u_concatenation_w]
+        for seed, parameter in enumerate(weights):
+            fill(parameter, seed + 10 * place)
+        with torch.no_grad():
+            for number, layer in enumerate(part.layers):
+                layer.act.weight.fill_(0.1 + 0.2 * number + 0.3 * place)
+    fill(made.weight_dict["w_d_d"], 30)
+    fill(made.time_attention_weight_dict[0], 31)
+    users, items, within, summaries, views = made(graphs)
+    trainer = of(folder, "main").Model
+    alone = SimpleNamespace(sim=lambda one, other: trainer.sim(None, one, other))
+
+    def contrast(parts: Any, summary: Tensor) -> float:
+        losses = [
+            trainer.batched_contrastive_loss(alone, parts[name][TRIPLES[0]], summary[TRIPLES[0]])
+            for name in names
+        ]
+        return torch.stack(losses).sum().item()
+
+    return {
+        "users": users.tolist(),
+        "items": items.tolist(),
+        "long": contrast(views, users),
+        "short": contrast(within[0], summaries[0]),
+    }
+
+
 def main() -> None:
     """Write the numbers."""
-    clones = Path(sys.argv[1])
-    numbers = {
-        "mbgcn": mbgcn(clones / "MBGCN"),
-        "cml": cml(clones / "CML"),
-        "s_mbrec": s_mbrec(clones / "MBRec"),
-        "crgcn": crgcn(clones / "CRGCN"),
+    clones, named = Path(sys.argv[1]), sys.argv[2:]
+    numbers = json.loads(TARGET.read_text(encoding="utf-8")) if named else {}
+    folders = {
+        "mbgcn": (mbgcn, "MBGCN"),
+        "cml": (cml, "CML"),
+        "s_mbrec": (s_mbrec, "MBRec"),
+        "crgcn": (crgcn, "CRGCN"),
+        "rcl": (rcl, "RCL"),
     }
+    for name in named or folders:
+        compute, folder = folders[name]
+        numbers[name] = compute(clones / folder)
     TARGET.write_text(json.dumps(numbers, indent=1) + "\n")
 
 

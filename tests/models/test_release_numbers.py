@@ -16,6 +16,7 @@ from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.models.cml import CML, CMLNetwork, Losses
 from funnelrec.models.crgcn import CRGCN, CRGCNNetwork
 from funnelrec.models.mbgcn import MBGCN, MBGCNNetwork
+from funnelrec.models.rcl import RCL, RCLNetwork
 from funnelrec.models.s_mbrec import SMBRec, SMBRecNetwork
 from funnelrec.training.sampling import BehaviorTriples, Triples
 from funnelrec.training.seeded import Seeded
@@ -137,3 +138,26 @@ def test_crgcn(shop: Shop) -> None:
     terms = made.loss(BehaviorTriples(torch.arange(5), positives, negatives, present))
     # Their table of items has a row more.
     close(terms["bpr"] + terms["l2"] * 6 / 7, NUMBERS["crgcn"]["loss"])
+
+
+def test_rcl(shop: Shop) -> None:
+    model = RCL(dim=4, layers=2, heads=2, long_weight=1.0, short_weight=1.0, device="cpu")
+    made = model.network(shop("view", "purchase"), torch.Generator())
+    assert isinstance(made, RCLNetwork)
+    with torch.no_grad():
+        for place in range(2):
+            maps = [*made.of_items[0, place], *made.of_users[0, place]]
+            ends = [made.joined_items[0, place], made.joined_users[0, place]]
+            for seed, part in enumerate(
+                [made.items[0, place], made.inputs[0, place], *maps, *ends]
+            ):
+                part.copy_(wave(seed + 10 * place, *part.shape))
+            made.slopes[0, place].copy_(torch.tensor([0.1, 0.3]) + 0.3 * place)
+        made.fusion.copy_(wave(30, 4, 1))
+        made.summaries[0].copy_(wave(31, 4, 1))
+    users, items = made.embeddings()
+    close(users, NUMBERS["rcl"]["users"])
+    close(items, NUMBERS["rcl"]["items"])
+    terms = made.loss(triples(torch.tensor(TRIPLES[2])[:, 0]))
+    for name in ("long", "short"):
+        close(terms[name], NUMBERS["rcl"][name])
