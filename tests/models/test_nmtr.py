@@ -213,6 +213,14 @@ def test_shares_add_up_to_one(tiny_dataset: Dataset) -> None:
     assert shares(NMTRSettings(), data) == pytest.approx(dict.fromkeys(data.chain, 1 / 3))
     config = NMTRSettings(coefficients={"view": 0.0, "purchase": 3.0})
     assert shares(config, data) == {"view": 0.0, "cart": 0.25, "purchase": 0.75}
+    faded = NMTRSettings(fading=3.0)
+    assert shares(faded, data) == pytest.approx(
+        {"view": 9 / 13, "cart": 3 / 13, "purchase": 1 / 13}
+    )
+    mixed = NMTRSettings(fading=3.0, coefficients={"cart": 2.0})
+    assert shares(mixed, data) == pytest.approx(
+        {"view": 9 / 12, "cart": 2 / 12, "purchase": 1 / 12}
+    )
     with pytest.raises(ConfigError, match="buy"):
         create_model("nmtr", coefficients={"buy": 1.0}, device="cpu").fit(tiny_dataset)
 

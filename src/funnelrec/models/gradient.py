@@ -39,6 +39,7 @@ _ROWS, _DRAWN = 32, 40
 _EDGE, _BUILT = 16, 56
 
 Init = Literal["normal", "xavier", "small"]
+MapInit = Literal["small", "xavier", "identity"]
 
 
 class GradientSettings(TrainingSettings):
@@ -361,6 +362,23 @@ def table(rows: int, dim: int, init: Init, generator: torch.Generator) -> nn.Par
         return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, dim), generator=generator))
     deviation = 0.1 if init == "normal" else 0.01
     return nn.Parameter(torch.randn(rows, dim, generator=generator) * deviation)
+
+
+def linear_map(rows: int, columns: int, init: MapInit, generator: torch.Generator) -> nn.Parameter:
+    """Return a freshly drawn map of vectors, shape ``(rows, columns)``.
+
+    ``identity``, for rows that are a multiple of the columns, draws nothing: it adds the pieces of
+    a vector up. Else as :func:`table`.
+
+    Examples
+    --------
+    >>> row = torch.tensor([1.0, 2.0, 30.0, 40.0])
+    >>> (row @ linear_map(4, 2, "identity", torch.Generator())).tolist()
+    [31.0, 42.0]
+    """
+    if init == "identity":
+        return nn.Parameter(torch.eye(columns).repeat(rows // columns, 1))
+    return table(rows, columns, init, generator)
 
 
 def graphs_memory(sizes: Sizes, names: Sequence[str]) -> int:

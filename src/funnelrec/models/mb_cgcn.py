@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -20,8 +20,9 @@ from funnelrec.models.gradient import (
     EmbeddingRecommender,
     GradientSettings,
     Init,
+    MapInit,
     bpr_of_rows,
-    table,
+    linear_map,
     triple_rows,
 )
 from funnelrec.models.lightgcn import LightGCNNetwork, LightGCNSettings
@@ -29,8 +30,6 @@ from funnelrec.models.space import Choice, Range, SearchSpace
 from funnelrec.objectives.regularization import l2_of_rows
 from funnelrec.training.loop import METRIC_PATTERN, train
 from funnelrec.training.sampling import PairSampler, Triples
-
-MapInit = Literal["small", "xavier", "identity"]
 
 
 class MBCGCNSettings(GradientSettings):
@@ -82,7 +81,9 @@ class MBCGCNNetwork(CascadeNetwork):
         self.config = config
         steps = len(self.chain) - 1
         self.user_maps, self.item_maps = (
-            nn.ParameterList(square(config.dim, config.map_init, generator) for _ in range(steps))
+            nn.ParameterList(
+                linear_map(config.dim, config.dim, config.map_init, generator) for _ in range(steps)
+            )
             for _ in range(2)
         )
 
@@ -117,13 +118,6 @@ class MBCGCNNetwork(CascadeNetwork):
             "bpr": bpr_of_rows(*triple_rows(*self.embeddings(), batch)),
             "l2": self.config.l2 * (size + of_maps / (2 * len(batch.users))),
         }
-
-
-def square(dim: int, init: MapInit, generator: torch.Generator) -> nn.Parameter:
-    """Return a freshly drawn map, shape ``(dim, dim)``; ``identity`` draws nothing."""
-    if init == "identity":
-        return nn.Parameter(torch.eye(dim))
-    return table(dim, dim, init, generator)
 
 
 @register

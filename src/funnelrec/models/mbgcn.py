@@ -102,6 +102,14 @@ class MBGCNSettings(SubstitutionSettings):
         description="Most epochs of mf_bpr, whose rows divided by their length begin the tables; "
         "0 draws them. The release always begins this way.",
     )
+    pretraining_learning_rate: float = Field(
+        1e-2, gt=0, description="Step size of that mf_bpr, in the name of the release's folder."
+    )
+    pretraining_l2: float = Field(
+        2e-2,
+        ge=0,
+        description="L2 weight of that mf_bpr: the release's 1e-2, which has no half in the term.",
+    )
     init: Init = Field("xavier", description="Xavier, or normal with standard deviation 0.1.")
 
 
@@ -342,6 +350,9 @@ class MBGCN(EmbeddingRecommender[MBGCNSettings]):
             factors = MFBPR(
                 dim=self.config.dim,
                 epochs=self.config.pretraining,
+                batch_size=self.config.batch_size,
+                learning_rate=self.config.pretraining_learning_rate,
+                l2=self.config.pretraining_l2,
                 metric=self.config.metric,
                 seed=self.seed,
                 device=self.device.type,

@@ -61,8 +61,14 @@ class NMTRSettings(GradientSettings):
     )
     coefficients: Weights = Field(
         default_factory=dict,
-        description="lambda_r of each behavior; 1 for every one not named. They are divided by "
-        "their sum.",
+        description="lambda_r of each behavior; 'fading' for every one not named. They are divided "
+        "by their sum.",
+    )
+    fading: float = Field(
+        1.0,
+        gt=0,
+        description="lambda of a behavior in terms of the next stronger one's (ours, of the target "
+        "1); 1 weighs all alike.",
     )
     negatives: int = Field(4, ge=1, description="Untouched items per touched pair.")
     pairs_per_epoch: int | None = Field(
@@ -261,7 +267,8 @@ def shares(config: NMTRSettings, data: TrainingData) -> dict[str, float]:
     ConfigError
         If a coefficient belongs to no behavior of the data, or all are 0.
     """
-    weights = behavior_weights(data, config.coefficients)
+    fading = {name: config.fading**place for place, name in enumerate(reversed(data.chain))}
+    weights = behavior_weights(data, {**fading, **config.coefficients})
     total = sum(weights.values())
     return {name: weights[name] / total for name in data.chain}
 
@@ -294,10 +301,14 @@ class NMTR(GradientRecommender[NMTRSettings, NMTRNetwork]):
     is ``preset="paper"``, has true labels instead and the form of cascade and bias that the paper
     is remembered by, not read again. Neither says which f_r is behind figures printed elsewhere.
 
-    ``preset="practical"`` starts from larger tables and takes larger steps. On 3,000 users of
-    taobao15k, validation HR@10 was 0.011 after 19 epochs of the default (with batches of 8192),
-    where popularity is, and 0.052 after 5 epochs with N(0, 0.1^2) and steps of 5e-3 (batches of
-    4096); nothing else was tried.
+    ``preset="practical"`` starts from larger tables, takes larger steps, and weighs a behavior
+    three times the next stronger one. Trained on all of taobao15k, validation HR@10 / NDCG@10 was
+    .0258 / .0131 at best with equal weights, and fell from epoch 3 on. On 3,000 of the users it was
+    .0503 / .0254 after 4 epochs and rising with weights of 8 : 4 : 1 (view, cart, purchase); after
+    2 epochs .0353 / .0172 with these, .0353 / .0162 with 40 : 8 : 1, .0143 / .0074 with 2 : 8 : 1;
+    ``l2=1e-6`` held 8 : 4 : 1 down to .0277 / .0151. What was viewed and not bought is a negative
+    of the purchase, and four of five held-out purchases are such pairs: the score of the view has
+    to carry them.
 
     Departures: Adam instead of Adagrad. The last batch is not dropped. The tables' normal is not
     truncated. Towers share no weight but the tables, as in the release.
@@ -328,6 +339,7 @@ class NMTR(GradientRecommender[NMTRSettings, NMTRNetwork]):
         },
         "practical": {
             "init": "normal",
+            "fading": 3.0,
             "learning_rate": 5e-3,
             "batch_size": 8192,
             "epochs": 50,

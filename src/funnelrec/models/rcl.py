@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from funnelrec.models.gradient import (
     EmbeddingRecommender,
     GradientSettings,
     Graphs,
+    linear_map,
     table,
     triple_rows,
 )
@@ -46,6 +47,11 @@ class RCLSettings(GradientSettings):
         "Tmall). Parameters grow with it; without timestamps there is one.",
     )
     heads: int = Field(4, ge=1, description="Heads h of the memory, a divisor of dim.")
+    map_init: Literal["xavier", "identity"] = Field(
+        "xavier",
+        description="Maps W, A, B, C: Xavier (release), under which users and items begin "
+        "unrelated, or 'identity' (ours), under which both begin as averages over their graphs.",
+    )
     attention_scale: float = Field(
         2.5, gt=0, description="What the weights of a summary over behaviors add up to."
     )
@@ -128,21 +134,23 @@ class RCLNetwork(EmbeddingNetwork):
         )
         # All slices and behaviors begin with the same weights.
         self.items = self._alike(table(data.n_items, dim, "xavier", generator))
-        self.inputs = self._alike(table(dim, dim, "xavier", generator))
+
+        def drawn(rows: int) -> Tensor:
+            return linear_map(rows, dim, config.map_init, generator)
+
+        self.inputs = self._alike(drawn(dim))
         layers = range(config.layers)
         self.of_items, self.of_users = (
-            self._alike(torch.stack([table(dim, dim, "xavier", generator) for _ in layers]))
-            for _ in range(2)
+            self._alike(torch.stack([drawn(dim) for _ in layers])) for _ in range(2)
         )
         self.slopes = self._alike(torch.full((config.layers,), 0.25))
-        wide = config.layers * dim
         self.joined_items, self.joined_users = (
-            self._alike(table(wide, dim, "xavier", generator)) for _ in range(2)
+            self._alike(drawn(config.layers * dim)) for _ in range(2)
         )
         self.fusion = table(dim, 1, "xavier", generator)
         if config.short_weight:
-            drawn = [table(dim, 1, "xavier", generator).detach() for _ in sliced]
-            self.summaries = nn.Parameter(torch.stack(drawn))
+            queries = [table(dim, 1, "xavier", generator).detach() for _ in sliced]
+            self.summaries = nn.Parameter(torch.stack(queries))
         if self.slices > 1:
             self.gates = nn.Parameter(torch.ones(self.slices - 1, self.kinds))
             self.query, self.key, self.value = (
