@@ -4,11 +4,13 @@
     python benchmarks/serve_load.py --seconds 20             # a try
     python benchmarks/serve_load.py --artifact artifacts/x   # one of your own
 
-Without ``--artifact``, rmbrec is trained for one epoch on taobao15k (FUNNELREC_DATA) and exported:
-what it recommends is of no use, and costs what a trained one's costs. Requests for one known user
-each start at fixed times, whether earlier ones have been answered or not, so a service that falls
-behind cannot hide it; a latency counts from the time a request was due. Halfway, POST
-/v1/admin/reload loads the artifact again. Prints one JSON object with machine and versions.
+Without ``--artifact``, rmbrec is trained for one epoch on taobao15k (FUNNELREC_DATA) with two
+seeds and exported twice: what it recommends is of no use, and costs what a trained one's costs.
+Requests for one known user each start at fixed times, whether earlier ones have been answered or
+not, so a service that falls behind cannot hide it; a latency counts from the time a request was
+due. Halfway the second artifact takes the place of the first, and POST /v1/admin/reload loads it;
+one of your own without a ``--successor`` is loaded again as it is. Prints one JSON object with
+machine and versions; five minutes or more are a line in benchmarks/results/serve_load.jsonl, too.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +37,10 @@ from funnelrec.common.version import __version__
 from funnelrec.models import create_model
 from funnelrec.models.runs import train_run
 from funnelrec.serving.artifact import export
-from reproduction import load
+from reproduction import ROOT, append, load
 
+RESULTS = ROOT / "benchmarks/results/serve_load.jsonl"
+RECORDED_SECONDS = 300.0
 CONNECTIONS = 32
 BARS = {"p99_milliseconds": 20.0, "errors": 0}
 
@@ -46,7 +52,7 @@ class Seen:
     latencies: list[float] = field(default_factory=list)
     late_starts: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    artifacts: set[str] = field(default_factory=set)
+    answered_by: Counter[str] = field(default_factory=Counter)
     resident: list[int] = field(default_factory=list)
     reload: dict[str, Any] = field(default_factory=dict)
 
@@ -83,8 +89,15 @@ class Connection:
             self._streams = None
 
 
-async def loaded(port: int, pid: int, users: list[Any], rate: float, seconds: float) -> Seen:
-    """Send requests at a fixed rate and return what came of them."""
+async def loaded(
+    port: int,
+    pid: int,
+    users: list[Any],
+    rate: float,
+    seconds: float,
+    replace: Callable[[], None] | None = None,
+) -> Seen:
+    """Send requests at a fixed rate and return what came of them; replace and reload halfway."""
     seen = Seen()
     free: asyncio.Queue[Connection] = asyncio.Queue()
     for _ in range(CONNECTIONS):
@@ -100,7 +113,7 @@ async def loaded(port: int, pid: int, users: list[Any], rate: float, seconds: fl
             status, answer = await connection.post("/v1/recommendations", body)
             seen.latencies.append(1000 * (time.perf_counter() - began - due))
             if status == 200:
-                seen.artifacts.add(json.loads(answer)["artifact"])
+                seen.answered_by[json.loads(answer)["artifact"]] += 1
             else:
                 seen.errors.append(f"{status} {answer[:200]!r}")
         except (OSError, asyncio.IncompleteReadError, StopIteration) as error:
@@ -110,6 +123,8 @@ async def loaded(port: int, pid: int, users: list[Any], rate: float, seconds: fl
 
     async def reload() -> None:
         connection = Connection(port)
+        if replace is not None:
+            replace()
         since = time.perf_counter()
         status, answer = await connection.post("/v1/admin/reload", b"")
         seen.reload = {
@@ -168,19 +183,31 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in listed.read_text().split()] if listed.exists() else []
 
 
-def made_artifact(folder: Path) -> Path | None:
-    """Train rmbrec for one epoch and export it; None where the benchmark files are absent."""
+def made_artifacts(folder: Path) -> tuple[Path, Path] | None:
+    """Train rmbrec for one epoch, twice, and export both; None where the files are absent."""
     dataset = load("taobao15k")
     if dataset is None:
         return None
-    model = create_model("rmbrec", epochs=1, device="cpu")
-    run = train_run(dataset, model, folder / "run", source=folder, progress="none")
-    export(run, folder / "artifact", metrics="none")
-    return folder / "artifact"
+    made = []
+    for seed in (0, 1):
+        model = create_model("rmbrec", epochs=1, seed=seed, device="cpu")
+        run = train_run(dataset, model, folder / f"run-{seed}", source=folder, progress="none")
+        export(run, folder / f"artifact-{seed}", metrics="none")
+        made.append(folder / f"artifact-{seed}")
+    return made[0], made[1]
 
 
-def measured(artifact: Path, rate: float, seconds: float, workers: int) -> dict[str, Any]:
+def measured(
+    artifact: Path, successor: Path | None, rate: float, seconds: float, workers: int
+) -> dict[str, Any]:
     """Start the service, load it, stop it, and return the record."""
+
+    def replace() -> None:
+        if successor is not None:
+            artifact.rename(artifact.with_name("replaced"))
+            successor.rename(artifact)
+
+    record = json.loads((artifact / "artifact.json").read_text())
     command = [sys.executable, "-m", "funnelrec", "serve", str(artifact), "--port", "0"]
     service = subprocess.Popen(
         [*command, "--workers", str(workers), "--rate", "100000"],
@@ -197,7 +224,7 @@ def measured(artifact: Path, rate: float, seconds: float, workers: int) -> dict[
         users = pl.read_parquet(artifact / "users.parquet")["user_id"].to_list()
         asyncio.run(loaded(listening["port"], service.pid, users, rate, 2))
         used = processor_seconds(service.pid)
-        seen = asyncio.run(loaded(listening["port"], service.pid, users, rate, seconds))
+        seen = asyncio.run(loaded(listening["port"], service.pid, users, rate, seconds, replace))
         used = processor_seconds(service.pid) - used
     finally:
         service.terminate()
@@ -206,8 +233,11 @@ def measured(artifact: Path, rate: float, seconds: float, workers: int) -> dict[
     latency = np.array(seen.latencies)
     quarter = max(1, len(seen.resident) // 4)
     return {
-        "artifact": json.loads((artifact / "artifact.json").read_text())["model"],
+        "model": record["model"],
+        "dataset": record["dataset"]["name"],
         "requests": len(seen.latencies),
+        "due": int(rate * seconds),
+        "answered_by": list(seen.answered_by.values()),
         "rate": rate,
         "seconds": seconds,
         "workers": workers,
@@ -250,15 +280,21 @@ def main() -> None:
     """Measure and print the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--artifact", type=Path)
+    parser.add_argument("--successor", type=Path, help="Artifact that takes its place halfway.")
     parser.add_argument("--rate", type=float, default=200.0)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        artifact = arguments.artifact or made_artifact(Path(folder))
-        if artifact is None:
+        if arguments.artifact is not None:
+            artifact, successor = arguments.artifact, arguments.successor
+        elif (made := made_artifacts(Path(folder))) is not None:
+            artifact, successor = made
+        else:
             return
-        found = measured(artifact, arguments.rate, arguments.seconds, arguments.workers)
+        found = measured(artifact, successor, arguments.rate, arguments.seconds, arguments.workers)
+    if arguments.seconds >= RECORDED_SECONDS:
+        append(RESULTS, found)
     print(json.dumps(found, indent=2))
 
 

@@ -87,7 +87,7 @@ class IdMap:
         if ordered.dtype == pl.String:
             place = np.asarray(ordered.search_sorted(asked), dtype=np.int64)
             place = np.minimum(place, len(ordered) - 1)
-            same = (ordered.gather(place) == asked).to_numpy()
+            same = (ordered[place] == asked).to_numpy()
         else:
             values, wanted = ordered.to_numpy(), asked.to_numpy()
             place = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
@@ -96,7 +96,8 @@ class IdMap:
 
     def decode(self, numbers: npt.ArrayLike) -> pl.Series:
         """Return the identifiers of dense numbers."""
-        return self.values.gather(np.asarray(numbers, dtype=np.int64))
+        # Not by ``gather``, which takes four times as long for the few of one user.
+        return self.values[np.asarray(numbers, dtype=np.int64)]
 
 
 class SplitRecord(BaseModel):

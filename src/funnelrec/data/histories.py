@@ -167,7 +167,7 @@ class Histories:
         """Return the histories of some rows, in that order and as often as named."""
         chosen = np.asarray(rows, dtype=np.int64)
         return Histories(
-            user_ids=self.user_ids.gather(chosen),
+            user_ids=self.user_ids[chosen],
             known=self.known[chosen],
             interactions=MappingProxyType(
                 {name: part.take(chosen) for name, part in self.interactions.items()}
@@ -182,7 +182,7 @@ def _raw(source: Any, columns: Any) -> RawLog:
     plain = isinstance(source, pl.DataFrame) and columns is None and source.height
     if plain and all(name in source.columns for name in _COLUMNS):
         names = {name: name for name in _COLUMNS}
-        return RawLog(source.select(_COLUMNS), names, source_name(source), None, False)
+        return RawLog(source[list(_COLUMNS)], names, source_name(source), None, False)
     return read_raw(source, columns, required=_COLUMNS, optional=())
 
 

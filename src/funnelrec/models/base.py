@@ -493,7 +493,7 @@ class Recommender(ABC, Generic[SettingsT]):
             row, place = np.nonzero(kept)
             part = pl.DataFrame(
                 {
-                    USER: ids[done : done + len(users)].gather(row),
+                    USER: ids[done + row],
                     ITEM: self.data.item_ids.decode(items[kept]),
                     SCORE: scores[kept].astype(np.float32),
                     RANK: (place + 1).astype(np.int32),
@@ -504,13 +504,14 @@ class Recommender(ABC, Generic[SettingsT]):
             if height >= rows:
                 yield pl.concat(parts, rechunk=True)
                 parts, height, whole = [], 0, True
-        if parts or not whole:
-            nobody = pl.DataFrame(
+        if parts:
+            yield pl.concat(parts, rechunk=True)
+        elif not whole:
+            yield pl.DataFrame(
                 {USER: ids.clear(), ITEM: self.data.item_ids.values.clear()},
             ).with_columns(
                 pl.Series(SCORE, [], dtype=pl.Float32), pl.Series(RANK, [], dtype=pl.Int32)
             )
-            yield pl.concat(parts or [nobody], rechunk=True)
 
     def similar_items(self, item: Any, *, k: int = 10) -> pl.DataFrame:
         """Return the items most like one item, in the measure of this model.

@@ -374,7 +374,7 @@ class RMBRec(PropagatedRecommender[RMBRecSettings]):
     @property
     def reads(self) -> tuple[str, ...]:
         """The auxiliary behaviors that were not removed, and the target."""
-        return self.data.without(*self.config.without).chain
+        return tuple(name for name in self.data.chain if name not in self.config.without)
 
     def memory(self, sizes: Sizes) -> dict[str, int]:
         """Return the bytes of the pairs of users that a batch aligns, too."""
