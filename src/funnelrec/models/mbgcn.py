@@ -322,6 +322,7 @@ class MBGCN(EmbeddingRecommender[MBGCNSettings]):
         "practical": {
             "learning_rate": 5e-3,
             "batch_size": 4096,
+            "item_neighbors": 20,
             "l2": 1e-2,
             "epochs": 200,
             "patience": 30,

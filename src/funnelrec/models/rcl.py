@@ -405,9 +405,12 @@ class RCL(EmbeddingRecommender[RCLSettings]):
         "ijcai": {"layers": 2, "short_weight": 5e-5, "temperature": 0.035},
         "practical": {
             "dim": 64,
-            "layers": 2,
-            "learning_rate": 5e-3,
-            "contrast_pairs": 1024,
+            "layers": 1,
+            "map_init": "identity",
+            "learning_rate": 2e-3,
+            "lowest_learning_rate": 2e-3,
+            "contrast_pairs": 512,
+            "metric": "ndcg@10",
             "patience": 45,
         },
     }
