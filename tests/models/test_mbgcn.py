@@ -20,8 +20,10 @@ from torch import Tensor
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.data.interactions import Interactions
 from funnelrec.graph.adjacency import Adjacency
+from funnelrec.graph.propagation import row_normalize
 from funnelrec.models.gradient import Graphs
 from funnelrec.models.mbgcn import MBGCN, MBGCNNetwork, MBGCNSettings, alike_items
+from funnelrec.models.mf_bpr import MFBPR
 from funnelrec.testing.datasets import datasets
 from funnelrec.training.sampling import Triples
 from funnelrec.training.seeded import Seeded
@@ -235,3 +237,7 @@ def test_pretraining_begins_with_rows_of_length_one(tiny_dataset: Dataset) -> No
     assert not torch.equal(
         begun.users, MBGCN(dim=4, device="cpu").network(data, torch.Generator()).users
     )
+    factors = MFBPR(
+        dim=4, epochs=3, batch_size=2048, learning_rate=1e-2, l2=2e-2, seed=0, device="cpu"
+    ).fit(data)
+    torch.testing.assert_close(begun.users, row_normalize(factors.embeddings()[0]))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -263,6 +264,23 @@ def test_the_protocol_says_whether_dates_were_read(tiny_dataset: Dataset) -> Non
     data = replace(tiny_dataset, training=dated(tiny_dataset.training))
     with_them = evaluate(RCL(**tiny).fit(data), data).protocol
     assert with_them.inputs == ("timestamps: read",)
+
+
+def test_maps_that_begin_as_the_identity_leave_a_user_at_his_items(
+    make_dataset: Callable[..., Dataset],
+) -> None:
+    pairs = [(0, 0), (1, 1), (1, 2), (2, 2)]
+    data = make_dataset({"view": pairs, "purchase": pairs}, n_users=3, n_items=3).training
+    found = []
+    for init in ("identity", "xavier"):
+        settings = RCLSettings(dim=8, layers=2, map_init=init)
+        made = RCLNetwork(settings, data, torch.Generator().manual_seed(1))
+        ((users,), (items,)) = ([part[-1:] for part in side] for side in made.sliced())
+        found.append(torch.cosine_similarity(users[0], items[0]).tolist())
+    # User 0 and item 0 have nobody else; user 2 has an item that is not his alone.
+    assert found[0][0] == pytest.approx(1.0, abs=1e-6)
+    assert 0.5 < found[0][2] < 0.9999
+    assert abs(found[1][0]) < 0.9
 
 
 @pytest.mark.parametrize("with_dates", [True, False])

@@ -290,10 +290,11 @@ class MBGCN(EmbeddingRecommender[MBGCNSettings]):
     logarithm. The release's graphs of items are binary files of unknown making; here S_t joins an
     item with those that share most users by cosine.
 
-    ``preset="practical"`` is for a short budget: larger steps, and an L2 term that holds the
-    tables. On validation of 3,000 users and 2,500 items of taobao15k steps of 5e-3 at a batch of
-    1024 gave NDCG@10 .017 after 370 of them (popularity .014), against .011 with an L2 weight of
-    .1, and .015 with tables of the normal kind and lambda = .3.
+    ``preset="practical"`` is for a short budget: larger steps, an L2 term that holds the tables, and
+    fewer alike items, which saves a quarter of an epoch. Validated on 3,000 users of taobao15k,
+    HR@10 / NDCG@10 after 4 epochs of 20 steps: .0167 / .0084, with 100 alike items .0160 / .0080,
+    with tables of the normal kind .0097 / .0045. Begun with 40 epochs of mf_bpr it had .0273 /
+    .0157 after one (steps of 1e-3) and lost that again, .0120 / .0058 after three.
     """
 
     name = "mbgcn"
