@@ -77,11 +77,14 @@ def test_every_command_has_examples(name: str) -> None:
         ("compare", ("nowhere", "--models", "mf_bpr", "--out", "x"), 1),
         ("demo", ("--data", "nowhere.csv", "--out", "x"), 1),
         ("diagnose", ("nowhere",), 0),
-        ("evaluate", ("nowhere",), 0),
+        ("evaluate", ("nowhere",), 1),
+        ("recommend", ("nowhere", "--out", "x.parquet"), 1),
+        ("hesitations", ("nowhere", "--out", "x.parquet"), 1),
+        ("export", ("nowhere", "--out", "x"), 1),
         ("prepare", ("nowhere.csv", "--out", "x"), 0),
     ],
 )
-def test_training_commands_ask_for_huge_pages_before_they_begin(
+def test_commands_that_train_or_rank_ask_for_huge_pages_before_they_begin(
     name: str,
     options: tuple[str, ...],
     kept: int,

@@ -289,6 +289,29 @@ def test_the_best_of_wide_rows_are_found_in_pieces(scores: npt.NDArray[np.float3
     assert all(len(set(row)) == length for row in places.tolist())
 
 
+@pytest.mark.parametrize("rows_together", [1, 3, 16])
+def test_parts_of_a_block_are_masked_each_by_its_own_users(
+    rows_together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "_CACHE_ENTRIES", 1)
+    monkeypatch.setattr(ranking, "_LEAST_ROWS", rows_together)
+    rng = np.random.default_rng(5)
+    scores = rng.permutation(11 * 40).reshape(11, 40).astype(np.float32)
+    kept = torch.from_numpy(scores.copy())
+    masked = rng.random((11, 40)) < rng.random((11, 1))
+    mask = Interactions.from_pairs(*masked.nonzero(), n_users=11, n_items=40)
+    users = rng.permutation(11)
+    block = torch.from_numpy(scores[users])
+    items, values = ranking.block_top_k(block, users, 6, mask)
+    assert torch.equal(block, kept[users])
+    left = np.where(masked, -np.inf, scores)[users]
+    expected = np.sort(left, axis=1)[:, ::-1][:, :6]
+    assert np.array_equal(values, expected)
+    listed = items >= 0
+    assert np.array_equal(listed, expected > -np.inf)
+    assert np.array_equal(np.take_along_axis(left, items, axis=1)[listed], expected[listed])
+
+
 def test_lists_in_a_stream_are_the_lists() -> None:
     rng = np.random.default_rng(1)
     scorer = MatrixScorer(rng.random((9, 5)))

@@ -74,9 +74,11 @@ def command(
     catalogue; ties count against the model.
     """
     from funnelrec.common.files import write_json
+    from funnelrec.common.memory import prefer_huge_pages
     from funnelrec.evaluation import SampledCandidates, SampledUsers
     from funnelrec.models.runs import check_run, load_run
 
+    prefer_huge_pages()
     check_frame_path(per_user, "--per-user")
     lengths = whole_numbers("--k", k)
     candidates = None if sampled is None else SampledCandidates(sampled, seed=sampled_seed)

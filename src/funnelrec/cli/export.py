@@ -44,9 +44,11 @@ def command(
 
     It is all that recommend, hesitations, explain and serve need.
     """
+    from funnelrec.common.memory import prefer_huge_pages
     from funnelrec.models.runs import check_run
     from funnelrec.serving.artifact import export
 
+    prefer_huge_pages()
     say_memory(check_run(run, "exporting", dataset=dataset, device=device))
     record = export(run, out, dataset=dataset, metrics=metrics, onnx=onnx, ann=ann, device=device)
     size = sum(file.bytes for file in record.files.values())

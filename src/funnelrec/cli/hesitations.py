@@ -71,6 +71,7 @@ def command(
     Labels: hesitation (worth a reminder), substituted (a purchase explains it away) and weak
     interest. A conversion is the probability of being the user's next purchase.
     """
+    from funnelrec.common.memory import prefer_huge_pages
     from funnelrec.evaluation.conversion_calibration import NO_CALIBRATION
     from funnelrec.evaluation.plots import check_plot_path, save_reliability_plot
     from funnelrec.serving.artifact import check_memory_of
@@ -82,6 +83,7 @@ def command(
         write_hesitations,
     )
 
+    prefer_huge_pages()
     if out is None and not user:
         raise UsageError("name users with --user, or a file for all with --out.")
     if out is not None and out.suffix != ".parquet":

@@ -80,8 +80,10 @@ def command(
     """Write the best items of each user, with score and rank."""
     import polars as pl
 
+    from funnelrec.common.memory import prefer_huge_pages
     from funnelrec.serving.artifact import check_memory_of, load_recommender
 
+    prefer_huge_pages()
     check_frame_path(out, "--out")
     if history is not None and (user or users_file is not None):
         raise UsageError("--history brings its own users; leave --user and --users-file out.")

@@ -23,8 +23,8 @@ _STATE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 def prefer_huge_pages() -> bool:
     """Ask torch to take its arrays in huge pages, and say whether the system gives them.
 
-    For programs, before the first tensor is made: the command line calls it in commands that
-    train, and importing funnelrec or using it as a library never does. It sets the environment
+    For programs, before the first tensor is made: the command line calls it in commands that train
+    or rank, and importing funnelrec or using it as a library never does. It sets the environment
     variable ``THP_MEM_ALLOC_ENABLE`` of this process, unless it is set already.
 
     Returns

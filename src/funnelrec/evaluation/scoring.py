@@ -22,8 +22,8 @@ CUDA_SCORE_BUDGET = 2**26
 """The same from the second block on, where scores come from a GPU: 256 MiB in float32."""
 
 # Users of a block at least, however many items there are: fewer are no matrix product, and every
-# block reads the whole table of items.
-_LEAST_USERS = 32
+# block reads the whole table of items. For more, that reading is little; up to 128 MiB of scores.
+_LEAST_USERS, _GOOD_USERS, _GOOD_BUDGET = 32, 128, 2**25
 
 
 def block_users(n_items: int, score_budget: int | None = None) -> int:
@@ -34,15 +34,20 @@ def block_users(n_items: int, score_budget: int | None = None) -> int:
     n_items
         Scores of a user.
     score_budget
-        Bound on the scores; :data:`SCORE_BUDGET`, or that of 32 users if it is larger, if None.
+        Bound on the scores. If None, :data:`SCORE_BUDGET`, or what more is needed for 128 users
+        up to four times as much, and for 32 users whatever it is.
 
     Examples
     --------
-    >>> block_users(12_000), block_users(2_000_000), block_users(2_000_000, 2**23)
-    (699, 32, 4)
+    >>> block_users(12_000), block_users(120_000), block_users(2_000_000)
+    (699, 128, 32)
+    >>> block_users(2_000_000, 2**23)
+    4
     """
     if score_budget is None:
-        return max(_LEAST_USERS, SCORE_BUDGET // max(n_items, 1))
+        n_items = max(n_items, 1)
+        good = min(_GOOD_USERS, _GOOD_BUDGET // n_items)
+        return max(_LEAST_USERS, good, SCORE_BUDGET // n_items)
     return max(2, score_budget // max(n_items, 1))
 
 
