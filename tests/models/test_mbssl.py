@@ -64,7 +64,7 @@ def slow_views(
     *,
     target_alone: bool = False,
 ) -> list[Tensor]:
-    """Return the embeddings of all nodes under each behavior, node by node where they mix.
+    """Return the embeddings of all nodes under each behavior, on dense graphs.
 
     In the last layer nobody but the target listens if it is alone.
     """
@@ -81,17 +81,11 @@ def slow_views(
         following = []
         first = kinds - 1 if target_alone and k == made.config.layers - 1 else 0
         for b in range(first, kinds):
-            rows = []
-            for node in range(len(heard[0])):
-                energies = [
-                    torch.tanh(heard[c][node] @ made.keys[b]) @ made.queries[b][:, 0]
-                    for c in range(kinds)
-                ]
-                powers = torch.stack(energies).exp()
-                shares = powers / powers.sum()
-                parts = [shares[c] * heard[c][node] for c in range(kinds)]
-                rows.append(torch.stack(parts).sum(dim=0))
-            following.append(torch.stack(rows))
+            powers = [
+                (torch.tanh(heard[c] @ made.keys[b]) @ made.queries[b]).exp() for c in range(kinds)
+            ]
+            parts = [powers[c] * heard[c] for c in range(kinds)]
+            following.append(torch.stack(parts).sum(dim=0) / torch.stack(powers).sum(dim=0))
         if generator is not None and rate:
             shape = (kinds - first, *following[0].shape)
             kept = torch.rand(shape, generator=generator) >= rate
@@ -114,13 +108,9 @@ def slow_contrast(
 ) -> Tensor:
     cosines = torch.cosine_similarity(anchors[node][None], view, dim=1) / made.config.temperature
     powers = cosines.exp()
-    counted = [
-        torch.ones((), dtype=torch.float64)
-        if other in similar and made.config.similar == "counted-as-one"
-        else powers[other] * (other not in similar)
-        for other in range(len(view))
-    ]
-    return -torch.log(powers[node] / torch.stack(counted).sum())
+    strangers = torch.tensor([other not in similar for other in range(len(view))])
+    ones = len(view) - int(strangers.sum()) if made.config.similar == "counted-as-one" else 0
+    return -torch.log(powers[node] / (powers[strangers].sum() + ones))
 
 
 def slow_loss(
