@@ -388,9 +388,9 @@ class RCL(EmbeddingRecommender[RCLSettings]):
     untrained and .0233 / .0129 after two epochs (steps of 2e-3); one layer .0230 / .0123 and, after
     four, .0313 / .0157. With 128 numbers instead of 64 one layer has .0403 / .0226 untrained, and
     training did not raise it (.0337 / .0182 with steps of 5e-3, .0377 / .0196 with
-    ``long_weight=0.3`` and a temperature of 0.2; one standard error of HR@10 is .004). ``l2=0.2`` keeps it from learning. What BPR sets apart are pairs that
-    are edges of the graph it reads: it falls to a seventh in four epochs, and little of that helps
-    with pairs that are not.
+    ``long_weight=0.3`` and a temperature of 0.2; one standard error of HR@10 is .004). ``l2=0.2``
+    keeps it from learning. What BPR sets apart are pairs that are edges of the graph it reads: it
+    falls to a seventh in four epochs, and little of that helps with pairs that are not.
     """
 
     name = "rcl"
