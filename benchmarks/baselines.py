@@ -182,6 +182,14 @@ def _title(row: dict[str, Any]) -> str:
     parts = [row["model"]]
     if row["preset"] != "default":
         parts.append(row["preset"])
+    # A preset may have been another when the line was written.
+    now = create_model(row["model"], **settings_of(row["model"], row["penalty"])).config
+    known = now.model_dump(mode="json")
+    parts += [
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in row["settings"].items()
+        if name != "epochs" and known.get(name) != value
+    ]
     if row["penalty"]:
         parts.append(f"penalty {row['penalty']:g}")
     return ", ".join(parts)
