@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 from serving_helpers import TINY, make_artifact, make_run
 
 from funnelrec.common.errors import CapabilityError, ConfigError, DataError, UsageError
@@ -51,14 +52,27 @@ def test_an_artifact_of_an_earlier_release_gives_its_stored_scores(path: Path) -
     assert listed["score"].to_list() == pytest.approx(
         wanted.numpy()[rows, columns].tolist(), abs=1e-5
     )
-    names = ["user_id", "item_id", "behavior"]
-    history = pl.DataFrame(stored["history"], schema=names, orient="row")
-    folded = artifact.model.fold_in(history).score([0])
-    torch.testing.assert_close(folded[0], torch.tensor(stored["folded"]), rtol=1e-5, atol=1e-6)
+    if "history" in stored:
+        names = ["user_id", "item_id", "behavior"]
+        history = pl.DataFrame(stored["history"], schema=names, orient="row")
+        folded = artifact.model.fold_in(history).score([0])
+        torch.testing.assert_close(folded[0], torch.tensor(stored["folded"]), rtol=1e-5, atol=1e-6)
+    if "hesitations" in stored:
+        table, wanted_table = hesitations(artifact), pl.DataFrame(stored["hesitations"])
+        # The calibration and the labels were stored with it.
+        assert wanted_table["label"].n_unique() > 1
+        assert_frame_equal(
+            table.select(wanted_table.columns),
+            wanted_table,
+            check_dtypes=False,
+            check_row_order=False,
+            rel_tol=1e-4,
+            abs_tol=1e-6,
+        )
 
 
 def test_there_are_golden_artifacts() -> None:
-    assert {path.name.partition("-")[0] for path in GOLDEN} >= {"rmbrec", "itemknn"}
+    assert {path.name.partition("-")[0] for path in GOLDEN} >= {"rmbrec", "itemknn", "charm"}
 
 
 @pytest.mark.parametrize("name", EVERY)
