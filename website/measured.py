@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from statistics import mean
@@ -9,6 +10,7 @@ from typing import Any
 
 import baselines
 import charm_tables
+import fold_in
 import funnel
 import reproduction
 import simple_search
@@ -160,6 +162,38 @@ def levels_table() -> str:
             )
         lines.append(f"| [`{model}`](../models/{model}.md) | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def fold_in_table() -> str:
+    """Return HR@10 of users left out of training beside that of a refit, one line a training.
+
+    Where several seeds drew several tenths of the users, the figures are over all of them.
+    """
+    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for line in fold_in.RESULTS.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["step"] == "compare":
+            settings = _words(_own(row["model"], row["settings"]))
+            groups[row["dataset"], row["model"], settings].append(row)
+    lines = [
+        "| data set | model | users left out | refitted | folded in | ratio | validation's ratio |",
+        "|---" * 7 + "|",
+    ]
+    for (name, model, settings), rows in sorted(groups.items()):
+        test, validation = ([row[split] for row in rows] for split in ("test", "validation"))
+        users = sum(part["users"] for part in test)
+        there, here = (_hits(test, side) for side in ("refitted", "folded"))
+        seen = [_hits(validation, side) for side in ("folded", "refitted")]
+        lines.append(
+            f"| {name} | [`{model}`](../models/{model}.md){f', {settings}' * bool(settings)} "
+            f"| {users:,} | {there / users:.4f} | {here / users:.4f} | {here / there:.3f} "
+            f"| {seen[0] / seen[1]:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def _hits(parts: list[dict[str, Any]], side: str) -> int:
+    return sum(part["hit_by_both"] + part[f"hit_{side}_only"] for part in parts)
 
 
 def _mean(rows: list[Row], part: str, metric: str = "hr@10") -> float:

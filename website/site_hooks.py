@@ -16,7 +16,7 @@ from mkdocs.config.defaults import MkDocsConfig  # noqa: E402
 from mkdocs.structure.files import File, Files  # noqa: E402
 
 from mathml import with_mathml  # noqa: E402
-from measured import levels_table  # noqa: E402
+from measured import fold_in_table, levels_table  # noqa: E402
 from model_pages import FOLDER, own_models, pages  # noqa: E402
 
 # Files of the repository that are pages, too.
@@ -24,8 +24,11 @@ BORROWED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"
 # A figure and its spread, before and behind the slash of "HR / NDCG".
 _FIGURE = r"[+-]?\d?\.\d{3,4}(?: ± \d?\.\d{3,4})?"
 _PAIR = re.compile(rf"(?P<first>{_FIGURE}) / (?P<second>{_FIGURE})(?=</td>| \()")
-# Stands in a page where the table of measured levels comes.
-LEVELS = "<!-- measured levels -->"
+# What stands in a page where a table of the records comes.
+TABLES = {
+    "<!-- measured levels -->": levels_table,
+    "<!-- measured fold-in -->": fold_in_table,
+}
 _LINK = re.compile(r"\]\((?P<target>[^)#:]+)(?P<rest>#[^)]*)?\)")
 
 
@@ -66,7 +69,10 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in the tables that a page takes from the records."""
-    return markdown.replace(LEVELS, levels_table())
+    for mark, table in TABLES.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, table())
+    return markdown
 
 
 def on_page_content(html: str, **_: Any) -> str:

@@ -11,12 +11,13 @@ from xml.etree import ElementTree
 import pytest
 
 import baselines
+import fold_in
 import funnel
 from docstrings import DocstringError, markdown, parts_of, plain
 from family_picture import Member, members, picture
 from funnelrec.models import create_model
 from mathml import MathError, mathml, with_mathml
-from measured import MASKED, levels_table
+from measured import MASKED, fold_in_table, levels_table
 from measured import test_table as table_of_tests
 from model_pages import model_page
 from site_hooks import on_page_content
@@ -211,4 +212,28 @@ def test_levels_are_those_of_one_protocol(tmp_path: Path, monkeypatch: pytest.Mo
         "|---|---|---|",
         "| [`itemknn`](../models/itemknn.md) | 0.6000 / 0.0400 | - |",
         "| [`funnel`](../models/funnel.md) | 0.3000 / 0.2000 | 0.1000 / 0.1000 (first version) |",
+    ]
+
+
+def test_users_left_out_are_counted_over_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = tmp_path / "fold_in.jsonl"
+    monkeypatch.setattr(fold_in, "RESULTS", recorded)
+
+    def part(users: int, both: int, refitted: int, folded: int) -> dict[str, int]:
+        return {
+            "users": users,
+            "hit_by_both": both,
+            "hit_refitted_only": refitted,
+            "hit_folded_only": folded,
+        }
+
+    row = {"step": "compare", "dataset": "taobao15k", "model": "rmbrec", "settings": {}}
+    first = {**row, "seed": 0, "test": part(100, 30, 10, 5), "validation": part(80, 9, 1, 0)}
+    second = {**row, "seed": 1, "test": part(60, 20, 0, 1), "validation": part(80, 10, 0, 0)}
+    timed = {"step": "time", "model": "rmbrec"}
+    recorded.write_text("\n".join(json.dumps(line) for line in (first, timed, second)))
+    assert fold_in_table().splitlines()[2:] == [
+        "| taobao15k | [`rmbrec`](../models/rmbrec.md) | 160 | 0.3750 | 0.3500 | 0.933 | 0.950 |"
     ]
