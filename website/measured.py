@@ -193,7 +193,7 @@ def fold_in_table() -> str:
 
 
 def _hits(parts: list[dict[str, Any]], side: str) -> int:
-    return sum(part["hit_by_both"] + part[f"hit_{side}_only"] for part in parts)
+    return int(sum(part["hit_by_both"] + part[f"hit_{side}_only"] for part in parts))
 
 
 def _mean(rows: list[Row], part: str, metric: str = "hr@10") -> float:
