@@ -5,6 +5,7 @@ Run from the repository with the benchmark files in FUNNELREC_DATA::
     python benchmarks/fold_in.py                        # rmbrec on taobao15k, two trainings
     python benchmarks/fold_in.py --model conversion
     python benchmarks/fold_in.py --seed 1               # another tenth, another training
+    python benchmarks/fold_in.py --own-length 2 --keep FOLDER   # what OWN_LENGTH was chosen by
     python benchmarks/fold_in.py time                   # one user's milliseconds, one epoch
 
 A tenth of the users is drawn. One model is trained on everybody; another one never sees these
@@ -35,7 +36,7 @@ from funnelrec.data.dataset import Dataset, IdMap, TrainingData
 from funnelrec.data.interactions import Interactions, LongArray
 from funnelrec.evaluation.metrics import hr, ndcg
 from funnelrec.evaluation.ranking import Ranks, rank_held_out
-from funnelrec.models import create_model
+from funnelrec.models import create_model, propagated
 from funnelrec.models.base import Recommender
 from funnelrec.models.folding import FoldedUsers
 from reproduction import CHOSEN, append, load, machine
@@ -187,8 +188,14 @@ def main() -> None:
     parser.add_argument("--model", default="rmbrec")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="Epochs at most, the model's own if not given.")
+    parser.add_argument(
+        "--own-length", type=float, default=propagated.OWN_LENGTH, help="Of graph models."
+    )
+    parser.add_argument("--threads", type=int, default=1, help="One, as a worker of the service.")
     parser.add_argument("--keep", type=Path, help="Folder for the trained models, taken up again.")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    propagated.OWN_LENGTH = arguments.own_length
     settings = dict(CHOSEN.get(arguments.model, {}))
     epochs = 1 if arguments.step == "time" and arguments.epochs is None else arguments.epochs
     if epochs is not None and "epochs" in create_model(arguments.model).config.model_dump():
@@ -205,6 +212,7 @@ def main() -> None:
         "model": arguments.model,
         "settings": settings,
         "seed": arguments.seed,
+        "own_length": arguments.own_length,
         **found,
         "bars": BAR,
         "versions": {"funnelrec": __version__, "torch": str(torch.__version__)},

@@ -16,6 +16,7 @@ import reproduction
 import simple_search
 from funnelrec.comparison.published import published_figures
 from funnelrec.models import create_model, registry
+from funnelrec.models.propagated import OWN_LENGTH
 from reproduction import COUNTED, SOURCES, finished, pair
 
 Row = dict[str, Any]
@@ -172,7 +173,8 @@ def fold_in_table() -> str:
     groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for line in fold_in.RESULTS.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        if row["step"] == "compare":
+        # Other lengths of layer 0 than today's are how it was chosen.
+        if row["step"] == "compare" and row["own_length"] in (None, OWN_LENGTH):
             settings = _words(_own(row["model"], row["settings"]))
             groups[row["dataset"], row["model"], settings].append(row)
     lines = [

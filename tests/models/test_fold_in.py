@@ -18,6 +18,7 @@ from funnelrec.data.interactions import Interactions
 from funnelrec.models import Recommender, create_model
 from funnelrec.models.ials import IALS
 from funnelrec.models.lightgcn import LightGCN
+from funnelrec.models.propagated import OWN_LENGTH
 
 Make = Callable[..., Dataset]
 
@@ -42,8 +43,9 @@ COUNTED: list[tuple[str, dict[str, Any]]] = [
     ("rp3beta", {"alpha": 0.7, "neighbors": 6}),
     ("ease", {"l2": 5.0, "own": 0.3}),
 ]
-# What a history alone decides; the others know a training user by a row of layer 0, too.
-WITHOUT_OWN_ROW = [*COUNTED, ("simgcl", {**TINY, "layers": 2})]
+# What a history alone decides; the others know a training user by a row of layer 0, too, and give
+# a new one a row of its own.
+WITHOUT_OWN_ROW = COUNTED
 
 
 def name_of(value: object) -> str:
@@ -122,33 +124,45 @@ def test_a_new_user_with_the_history_of_a_known_one_has_its_scores(
 
 
 def dense_new_user(
-    model: Recommender[Any], data: TrainingData, history: Interactions, name: str
-) -> torch.Tensor:
-    """Return the view of one new user from the dense matrix, in float64."""
+    model: Recommender[Any],
+    data: TrainingData,
+    history: Interactions,
+    name: str,
+    own: torch.Tensor,
+    *,
+    joins: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the view of one new user, and how far it moves each item, from dense float64."""
     state, config = model._state(), model.config
     users, items = state["ego_users"].double(), state["ego_items"].double()
     matrix = dense(data.interactions[name])
-    of_users, of_items = matrix.sum(1).clamp_min(1), matrix.sum(0).clamp_min(1)
-    matrix = matrix / (of_users[:, None] * of_items[None, :]).sqrt()
+    of_users, of_items = matrix.sum(1).clamp_min(1), matrix.sum(0)
+    matrix = matrix / (of_users[:, None] * of_items.clamp_min(1)[None, :]).sqrt()
     bought = dense(history)[0]
-    weights = bought / (bought.sum().clamp_min(1) * of_items).sqrt()
-    mine = [torch.zeros(items.shape[1], dtype=torch.float64)]
+    now = (of_items + joins).clamp_min(1)
+    weights = bought / (bought.sum().clamp_min(1) * now).sqrt()
+
+    def unit(rows: torch.Tensor) -> torch.Tensor:
+        length = rows.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+        return rows / length if getattr(config, "normalize_layers", False) else rows
+
+    mine, seen, moves = [own], items, [torch.zeros_like(items)]
     for _ in range(config.layers):
-        following = weights @ items
-        users, items = matrix @ items, matrix.T @ users
-        if getattr(config, "normalize_layers", False):
-            users, items, following = (
-                part / part.norm(dim=-1, keepdim=True).clamp_min(1e-300)
-                for part in (users, items, following)
-            )
-        mine.append(following)
-    stack = torch.stack(mine)
-    if model.name == "simgcl":
-        return stack[1:].mean(0)
+        users, items, raw = unit(matrix @ items), matrix.T @ users, matrix.T @ users
+        items = unit(items)
+        heard = raw * (of_items / now).sqrt()[:, None] + joins * weights[:, None] * mine[-1]
+        mine.append(unit(weights @ seen))
+        seen = unit(heard)
+        moves.append((seen - items) * bought[:, None] * joins)
+    stack, moved = torch.stack(mine), torch.stack(moves)
     combine = getattr(config, "combine", "mean")
+    if model.name == "simgcl":
+        return stack[1:].mean(0), moved[1:].mean(0)
     if combine == "last":
-        return stack[-1]
-    return stack.sum(0) if combine == "sum" else stack.mean(0)
+        return stack[-1], moved[-1]
+    if combine == "sum":
+        return stack.sum(0), moved.sum(0)
+    return stack.mean(0), moved.mean(0)
 
 
 @pytest.mark.parametrize(("name", "settings"), GRAPH[1:-1], ids=name_of)
@@ -168,13 +182,28 @@ def test_a_new_user_is_propagated_against_the_items_as_they_stand(
         orient="row",
     )
     folded = model.fold_in(log)
-    views = [
-        dense_new_user(model, data, folded.histories.interactions[behavior], behavior)
-        for behavior in (data.behaviors if name == "rmbrec" else (data.target,))
-    ]
-    wanted = torch.stack(views).mean(0) @ model._state()["items"].double().T
+    behaviors = data.behaviors if name == "rmbrec" else (data.target,)
+
+    def view(own: torch.Tensor, *, joins: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        done = folded.histories.interactions
+        made = [
+            dense_new_user(model, data, done[behavior], behavior, own, joins=joins)
+            for behavior in behaviors
+        ]
+        user, moved = (torch.stack(part).mean(0) for part in zip(*made, strict=True))
+        return user, moved
+
+    state = model._state()
+    nothing = torch.zeros(state["ego_users"].shape[1], dtype=torch.float64)
+    user, moved = view(nothing, joins=False)
+    assert not moved.any()
+    # Layer 0 of a stranger points where the rest of it points.
+    usual = state["ego_users"].double().norm(dim=1).median()
+    user, moved = view(OWN_LENGTH * usual * user / user.norm(), joins=True)
+    wanted = (state["items"].double() + moved) @ user
     assert wanted.abs().max() > 1e-4
-    torch.testing.assert_close(folded.score([0])[0].double(), wanted, rtol=1e-4, atol=1e-6)
+    found = folded.score([0])[0].double()
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_ials_solves_the_ridge_regression_of_the_user(tiny_dataset: Dataset) -> None:

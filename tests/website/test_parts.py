@@ -16,6 +16,7 @@ import funnel
 from docstrings import DocstringError, markdown, parts_of, plain
 from family_picture import Member, members, picture
 from funnelrec.models import create_model
+from funnelrec.models.propagated import OWN_LENGTH
 from mathml import MathError, mathml, with_mathml
 from measured import MASKED, fold_in_table, levels_table
 from measured import test_table as table_of_tests
@@ -229,11 +230,13 @@ def test_users_left_out_are_counted_over_seeds(
             "hit_folded_only": folded,
         }
 
-    row = {"step": "compare", "dataset": "taobao15k", "model": "rmbrec", "settings": {}}
+    row: dict[str, Any] = {"step": "compare", "dataset": "taobao15k", "model": "rmbrec"}
+    row |= {"settings": {}, "own_length": OWN_LENGTH}
     first = {**row, "seed": 0, "test": part(100, 30, 10, 5), "validation": part(80, 9, 1, 0)}
     second = {**row, "seed": 1, "test": part(60, 20, 0, 1), "validation": part(80, 10, 0, 0)}
     timed = {"step": "time", "model": "rmbrec"}
-    recorded.write_text("\n".join(json.dumps(line) for line in (first, timed, second)))
+    tried = {**first, "own_length": OWN_LENGTH + 1}
+    recorded.write_text("\n".join(json.dumps(line) for line in (first, timed, tried, second)))
     assert fold_in_table().splitlines()[2:] == [
         "| taobao15k | [`rmbrec`](../models/rmbrec.md) | 160 | 0.3750 | 0.3500 | 0.933 | 0.950 |"
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -24,23 +25,29 @@ class FrozenItems:
     .. math:: x_u^{(l+1)} = \sum_{i \in S} \frac{x_i^{(l)}}{\sqrt{|S|\, d_i}}
 
     with the degrees :math:`d_i` of the graph, 1 for an item without an edge. For a user of the
-    graph with the edges it has there, that is the propagation itself; of a new user the items
-    know nothing, which is what is left out.
+    graph with the edges it has there, that is the propagation itself. A user who is not among
+    the graph's may join: its own edges are then seen by its own items, for this user alone,
+
+    .. math::
+        x_i^{(l+1)} \leftarrow \sqrt{\frac{d_i}{d_i + 1}}\, x_i^{(l+1)} +
+            \frac{x_u^{(l)}}{\sqrt{|S|\, (d_i + 1)}}, \quad d_i \leftarrow d_i + 1
+
+    What other users and items would hear of it is left out.
 
     Parameters
     ----------
-    tables
-        Item layers over :math:`\sqrt{d_i}`, shape ``(T, N, d)``: T = L where layers are
-        normalised, else their sum, T = 1; T = 0 without a layer.
-    layers
-        L.
+    rows
+        Item layers 0 to L before any of them is normalised, shape ``(N, L + 1, d)``: all that
+        is read of an item stands together.
+    degrees
+        Edges of each item, float, shape ``(N,)``.
     combine, normalize_layers
         As in :func:`funnelrec.graph.propagation.propagate`; ``mean of later`` is the mean of
         layers 1 to L.
     """
 
-    tables: Tensor
-    layers: int
+    rows: Tensor
+    degrees: Tensor
     combine: FoldedCombination
     normalize_layers: bool
 
@@ -64,41 +71,62 @@ class FrozenItems:
         users, items
             Layer 0, shapes ``(M, d)`` and ``(N, d)``.
         layers, combine, normalize_layers
-            See the fields.
+            See the fields; L is ``layers``.
         """
-        kept: list[Tensor] = []
-        for layer in range(layers):
-            if combine == "last":
-                kept = [items]
-            elif normalize_layers or not kept:
-                kept.append(items)
-            else:
-                kept = [kept[0] + items]
-            if layer < layers - 1:
-                users, items = (
-                    sparse_product(graph.to_users, graph.to_items, items),
-                    sparse_product(graph.to_items, graph.to_users, users),
-                )
-                if normalize_layers:
-                    users, items = row_normalize(users), row_normalize(items)
-        tables = torch.stack(kept) if kept else items.new_empty(0, *items.shape)
-        degrees = graph.to_items.indptr.diff().clamp_min(1).to(items.dtype)
-        return cls(tables * degrees.rsqrt()[:, None], layers, combine, normalize_layers)
+        rows = [items]
+        for _ in range(layers):
+            users, items = (
+                sparse_product(graph.to_users, graph.to_items, items),
+                sparse_product(graph.to_items, graph.to_users, users),
+            )
+            rows.append(items)
+            if normalize_layers:
+                users, items = row_normalize(users), row_normalize(items)
+        degrees = graph.to_items.indptr.diff().to(items.dtype)
+        return cls(torch.stack(rows, dim=1), degrees, combine, normalize_layers)
 
-    def users(self, indptr: Tensor, indices: Tensor, own: Tensor) -> Tensor:
-        """Return the combined embedding of n users.
+    @classmethod
+    def side_by_side(cls, sides: Sequence[Self]) -> Self:
+        """Return several graphs of the same items as one: item i of graph b is b N + i.
+
+        They must agree in all but rows and degrees. One call for all of them is what makes one
+        user quick.
+        """
+        first = sides[0]
+        return cls(
+            torch.cat([side.rows for side in sides]),
+            torch.cat([side.degrees for side in sides]),
+            first.combine,
+            first.normalize_layers,
+        )
+
+    def at(self, indptr: Tensor, indices: Tensor) -> FrozenEdges:
+        """Return the ends of the edges of n users.
 
         Parameters
         ----------
         indptr, indices
-            Their edges in compressed rows, int32 or int64, shapes ``(n + 1,)`` and ``(nnz,)``.
-        own
-            Layer 0 of each, shape ``(n, d)``: the row a user of the graph has, zeros for others.
+            The edges in compressed rows, int32 or int64, shapes ``(n + 1,)`` and ``(nnz,)``.
+        """
+        sizes = indptr.diff()
+        raw = self.rows.index_select(0, indices)
+        seen = raw
+        if self.normalize_layers:
+            seen = torch.cat([raw[:, :1], row_normalize(raw[:, 1:])], dim=1)
+        return FrozenEdges(
+            side=self,
+            indptr=indptr,
+            user=torch.repeat_interleave(sizes).long(),
+            sizes=sizes,
+            degrees=self.degrees.index_select(0, indices),
+            raw=raw,
+            seen=seen,
+        )
 
-        Returns
-        -------
-        Tensor
-            Shape ``(n, d)``.
+    def users(self, indptr: Tensor, indices: Tensor, own: Tensor) -> Tensor:
+        """Return the combined embedding of n users, none of whom joins.
+
+        See :meth:`at` and :meth:`FrozenEdges.users`.
 
         Examples
         --------
@@ -109,23 +137,104 @@ class FrozenItems:
         >>> round(frozen.users(*edges, own=torch.zeros(1, 1)).item(), 4)  # 2 / sqrt(2) / 2
         0.7071
         """
-        sizes = indptr.diff()
-        weights = torch.repeat_interleave(sizes.clamp_min(1).to(own.dtype).rsqrt(), sizes)
-        total = torch.zeros_like(own)
-        for table in self.tables if len(indices) else ():
-            part = F.embedding_bag(
-                indices,
-                table,
-                indptr,
-                mode="sum",
-                per_sample_weights=weights,
-                include_last_offset=True,
-            )
-            total += row_normalize(part) if self.normalize_layers else part
-        if not self.layers:
-            return own
-        if self.combine == "last":
-            return total
-        if self.combine == "mean of later":
-            return total / self.layers
-        return (own + total) / (self.layers + 1) if self.combine == "mean" else own + total
+        return self.at(indptr, indices).users(own)
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenEdges:
+    """The edges of n users, with what the items at their ends are; see :meth:`FrozenItems.at`.
+
+    Parameters
+    ----------
+    side
+        The items.
+    indptr
+        Where the edges of each user begin, shape ``(n + 1,)``.
+    user
+        The user of each edge, int64, shape ``(nnz,)``.
+    sizes
+        Edges of each user, shape ``(n,)``.
+    degrees
+        Edges of each edge's item in the graph, shape ``(nnz,)``.
+    raw, seen
+        Layers of each edge's item before and after normalising, shape ``(nnz, L + 1, d)``.
+    """
+
+    side: FrozenItems
+    indptr: Tensor
+    user: Tensor
+    sizes: Tensor
+    degrees: Tensor
+    raw: Tensor
+    seen: Tensor
+
+    def users(self, own: Tensor) -> Tensor:
+        """Return the combined embedding of the users, none of whom joins, shape ``(n, d)``.
+
+        Parameters
+        ----------
+        own
+            Layer 0 of each, shape ``(n, d)``: the row a user of the graph has.
+        """
+        n_edges, n_layers, dim = self.seen.shape
+        weights = (self.sizes[self.user] * self.degrees.clamp_min(1)).rsqrt()
+        wide = self.seen[:, :-1].reshape(n_edges, (n_layers - 1) * dim)
+        heard = self._heard(wide, weights).view(len(own), n_layers - 1, dim)
+        if self.side.normalize_layers:
+            heard = row_normalize(heard)
+        return self._combined(torch.cat([own[:, None], heard], dim=1))
+
+    def joined(self, own: Tensor, joins: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the combined embedding of the users, and how far each moves its items.
+
+        Parameters
+        ----------
+        own
+            Layer 0 of each, shape ``(n, d)``.
+        joins
+            1 for a user who joins, 0 for one of the graph; shape ``(n,)``, of the type of ``own``.
+
+        Returns
+        -------
+        users
+            Shape ``(n, d)``.
+        moved
+            What is to be added to the combined embedding of each edge's item for the edge's user,
+            shape ``(nnz, d)``; zero where the user does not join.
+        """
+        joining = joins[self.user]
+        now = (self.degrees + joining).clamp_min(1)
+        weights = (self.sizes[self.user] * now).rsqrt()
+        heard, kept = (weights * joining)[:, None], (self.degrees / now).sqrt()[:, None]
+        layers, known = [own], [self.seen[:, 0]]
+        for layer in range(1, self.raw.shape[1]):
+            items = torch.addcmul(self.raw[:, layer] * kept, layers[-1][self.user], heard)
+            mine = self._heard(known[-1], weights)
+            if self.side.normalize_layers:
+                items, mine = row_normalize(items), row_normalize(mine)
+            known.append(items)
+            layers.append(mine)
+        moved = self._combined(torch.stack(known, dim=1) - self.seen)
+        return self._combined(torch.stack(layers, dim=1)), moved * joining[:, None]
+
+    def _heard(self, ends: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum over each user's edges, shape ``(n, columns)``."""
+        if not ends.numel():
+            return ends.new_zeros(len(self.sizes), ends.shape[1])
+        places = torch.arange(len(ends), device=ends.device, dtype=self.indptr.dtype)
+        return F.embedding_bag(
+            places,
+            ends.contiguous(),
+            self.indptr,
+            mode="sum",
+            per_sample_weights=weights,
+            include_last_offset=True,
+        )
+
+    def _combined(self, layers: Tensor) -> Tensor:
+        combine = self.side.combine
+        if combine == "last" or layers.shape[1] == 1:
+            return layers[:, -1]
+        if combine == "mean of later":
+            return layers[:, 1:].mean(dim=1)
+        return layers.mean(dim=1) if combine == "mean" else layers.sum(dim=1)
