@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -139,7 +141,7 @@ def test_over_one_layer_joining_is_the_propagation_of_the_grown_graph(normalize:
     users, items = (torch.from_numpy(rng.normal(size=(size, 3))) for size in (7, 5))
     grown = Adjacency.from_matrix(sp.csr_array(np.vstack([matrix, row])), dtype=np.float64)
     before = Adjacency.from_matrix(sp.csr_array(matrix), dtype=np.float64)
-    arguments = {"layers": 1, "combine": "sum", "normalize_layers": normalize}
+    arguments: dict[str, Any] = {"layers": 1, "combine": "sum", "normalize_layers": normalize}
     wanted_users, wanted_items = propagate_composed([grown], users, items, **arguments)
     _, old = propagate_composed([before], users[:6], items, **arguments)
     frozen = FrozenItems.of(before, users[:6], items, **arguments)
