@@ -37,8 +37,7 @@ class FrozenItems:
     Parameters
     ----------
     rows
-        Item layers 0 to L before any of them is normalised, shape ``(N, L + 1, d)``: all that
-        is read of an item stands together.
+        Item layers 0 to L before any of them is normalised, shape ``(L + 1, N, d)``.
     degrees
         Edges of each item, float, shape ``(N,)``.
     combine, normalize_layers
@@ -83,7 +82,7 @@ class FrozenItems:
             if normalize_layers:
                 users, items = row_normalize(users), row_normalize(items)
         degrees = graph.to_items.indptr.diff().to(items.dtype)
-        return cls(torch.stack(rows, dim=1), degrees, combine, normalize_layers)
+        return cls(torch.stack(rows), degrees, combine, normalize_layers)
 
     @classmethod
     def side_by_side(cls, sides: Sequence[Self]) -> Self:
@@ -94,7 +93,7 @@ class FrozenItems:
         """
         first = sides[0]
         return cls(
-            torch.cat([side.rows for side in sides]),
+            torch.cat([side.rows for side in sides], dim=1),
             torch.cat([side.degrees for side in sides]),
             first.combine,
             first.normalize_layers,
@@ -109,10 +108,12 @@ class FrozenItems:
             The edges in compressed rows, int32 or int64, shapes ``(n + 1,)`` and ``(nnz,)``.
         """
         sizes = indptr.diff()
-        raw = self.rows.index_select(0, indices)
+        # Layer by layer: what one user takes then stays below the size from which the system is
+        # asked for new pages each time, which would take longer than all of the work.
+        raw = [rows.index_select(0, indices) for rows in self.rows]
         seen = raw
         if self.normalize_layers:
-            seen = torch.cat([raw[:, :1], row_normalize(raw[:, 1:])], dim=1)
+            seen = [raw[0], *(row_normalize(rows) for rows in raw[1:])]
         return FrozenEdges(
             side=self,
             indptr=indptr,
@@ -157,7 +158,7 @@ class FrozenEdges:
     degrees
         Edges of each edge's item in the graph, shape ``(nnz,)``.
     raw, seen
-        Layers of each edge's item before and after normalising, shape ``(nnz, L + 1, d)``.
+        Layers 0 to L of each edge's item before and after normalising, each ``(nnz, d)``.
     """
 
     side: FrozenItems
@@ -165,8 +166,8 @@ class FrozenEdges:
     user: Tensor
     sizes: Tensor
     degrees: Tensor
-    raw: Tensor
-    seen: Tensor
+    raw: list[Tensor]
+    seen: list[Tensor]
 
     def users(self, own: Tensor) -> Tensor:
         """Return the combined embedding of the users, none of whom joins, shape ``(n, d)``.
@@ -176,13 +177,8 @@ class FrozenEdges:
         own
             Layer 0 of each, shape ``(n, d)``: the row a user of the graph has.
         """
-        n_edges, n_layers, dim = self.seen.shape
         weights = (self.sizes[self.user] * self.degrees.clamp_min(1)).rsqrt()
-        wide = self.seen[:, :-1].reshape(n_edges, (n_layers - 1) * dim)
-        heard = self._heard(wide, weights).view(len(own), n_layers - 1, dim)
-        if self.side.normalize_layers:
-            heard = row_normalize(heard)
-        return self._combined(torch.cat([own[:, None], heard], dim=1))
+        return self._combined([own, *(self._heard(items, weights) for items in self.seen[:-1])])
 
     def joined(self, own: Tensor, joins: Tensor) -> tuple[Tensor, Tensor]:
         """Return the combined embedding of the users, and how far each moves its items.
@@ -206,35 +202,34 @@ class FrozenEdges:
         now = (self.degrees + joining).clamp_min(1)
         weights = (self.sizes[self.user] * now).rsqrt()
         heard, kept = (weights * joining)[:, None], (self.degrees / now).sqrt()[:, None]
-        layers, known = [own], [self.seen[:, 0]]
-        for layer in range(1, self.raw.shape[1]):
-            items = torch.addcmul(self.raw[:, layer] * kept, layers[-1][self.user], heard)
-            mine = self._heard(known[-1], weights)
+        layers, items = [own], self.seen[0]
+        moves = [torch.zeros_like(items)]
+        for raw, seen in zip(self.raw[1:], self.seen[1:], strict=True):
+            following = torch.addcmul(raw * kept, layers[-1][self.user], heard)
             if self.side.normalize_layers:
-                items, mine = row_normalize(items), row_normalize(mine)
-            known.append(items)
-            layers.append(mine)
-        moved = self._combined(torch.stack(known, dim=1) - self.seen)
-        return self._combined(torch.stack(layers, dim=1)), moved * joining[:, None]
+                following = row_normalize(following)
+            layers.append(self._heard(items, weights))
+            moves.append(following - seen)
+            items = following
+        return self._combined(layers), self._combined(moves) * joining[:, None]
 
     def _heard(self, ends: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted sum over each user's edges, shape ``(n, columns)``."""
-        if not ends.numel():
+        """Return the next layer of the users from the items at the ends, shape ``(n, d)``."""
+        if not len(ends):
             return ends.new_zeros(len(self.sizes), ends.shape[1])
-        places = torch.arange(len(ends), device=ends.device, dtype=self.indptr.dtype)
-        return F.embedding_bag(
-            places,
-            ends.contiguous(),
+        total = F.embedding_bag(
+            torch.arange(len(ends), device=ends.device, dtype=self.indptr.dtype),
+            ends,
             self.indptr,
             mode="sum",
             per_sample_weights=weights,
             include_last_offset=True,
         )
+        return row_normalize(total) if self.side.normalize_layers else total
 
-    def _combined(self, layers: Tensor) -> Tensor:
+    def _combined(self, layers: list[Tensor]) -> Tensor:
         combine = self.side.combine
-        if combine == "last" or layers.shape[1] == 1:
-            return layers[:, -1]
-        if combine == "mean of later":
-            return layers[:, 1:].mean(dim=1)
-        return layers.mean(dim=1) if combine == "mean" else layers.sum(dim=1)
+        if combine == "last" or len(layers) == 1:
+            return layers[-1]
+        total = torch.stack(layers[combine == "mean of later" :])
+        return total.sum(dim=0) if combine == "sum" else total.mean(dim=0)
