@@ -41,7 +41,7 @@ def test_users_of_the_graph_come_out_as_propagation_has_them(
         normalize_layers=normalize,
     )
     half = graph.to_users
-    found = frozen.users(half.indptr, half.indices, own=users)
+    found = frozen.at(half.indptr, half.indices).users(users)
     if combine == "mean of later":
         total, _ = propagate_composed(
             [graph], users, items, layers=layers, combine="sum", normalize_layers=normalize
@@ -59,7 +59,7 @@ def test_degrees_are_the_users_own_and_the_items_of_the_graph() -> None:
     graph = Adjacency.from_matrix(sp.csr_array(np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])))
     frozen = FrozenItems.of(graph, torch.zeros(2, 3), torch.eye(3), layers=1, combine="sum")
     edges = torch.tensor([0, 3, 3]), torch.tensor([0, 1, 2])
-    found = frozen.users(*edges, own=torch.zeros(2, 3))
+    found = frozen.at(*edges).users(torch.zeros(2, 3))
     assert found[0].tolist() == pytest.approx([1 / 6**0.5, 1 / 3**0.5, 1 / 3**0.5])
     assert found[1].tolist() == [0, 0, 0]
 
@@ -98,7 +98,7 @@ def test_a_user_who_joins_is_heard_by_its_own_items(
     joins = torch.tensor([1.0, 0.0], dtype=torch.float64)
     found, moved = frozen.at(indptr, indices).joined(own.repeat(2, 1), joins)
     assert not moved[len(touched) :].any()
-    alone = frozen.users(indptr[:2], indices[: len(touched)], own)
+    alone = frozen.at(indptr[:2], indices[: len(touched)]).users(own)
     torch.testing.assert_close(found[1:], alone, rtol=1e-9, atol=1e-9)
 
     # The definition, written out for one user: what others hear stays as it was.

@@ -124,22 +124,6 @@ class FrozenItems:
             seen=seen,
         )
 
-    def users(self, indptr: Tensor, indices: Tensor, own: Tensor) -> Tensor:
-        """Return the combined embedding of n users, none of whom joins.
-
-        See :meth:`at` and :meth:`FrozenEdges.users`.
-
-        Examples
-        --------
-        >>> import numpy as np, scipy.sparse as sp
-        >>> graph = Adjacency.from_matrix(sp.csr_array(np.array([[1.0, 1.0]])))
-        >>> frozen = FrozenItems.of(graph, torch.zeros(1, 1), torch.ones(2, 1), layers=1)
-        >>> edges = torch.tensor([0, 2]), torch.tensor([0, 1])
-        >>> round(frozen.users(*edges, own=torch.zeros(1, 1)).item(), 4)  # 2 / sqrt(2) / 2
-        0.7071
-        """
-        return self.at(indptr, indices).users(own)
-
 
 @dataclass(frozen=True, eq=False)
 class FrozenEdges:
@@ -176,6 +160,15 @@ class FrozenEdges:
         ----------
         own
             Layer 0 of each, shape ``(n, d)``: the row a user of the graph has.
+
+        Examples
+        --------
+        >>> import numpy as np, scipy.sparse as sp
+        >>> graph = Adjacency.from_matrix(sp.csr_array(np.array([[1.0, 1.0]])))
+        >>> frozen = FrozenItems.of(graph, torch.zeros(1, 1), torch.ones(2, 1), layers=1)
+        >>> edges = frozen.at(torch.tensor([0, 2]), torch.tensor([0, 1]))
+        >>> round(edges.users(torch.zeros(1, 1)).item(), 4)  # 2 / sqrt(2) / 2
+        0.7071
         """
         weights = (self.sizes[self.user] * self.degrees.clamp_min(1)).rsqrt()
         return self._combined([own, *(self._heard(items, weights) for items in self.seen[:-1])])

@@ -74,28 +74,20 @@ class PropagatedRecommender(EmbeddingRecommender[GradientT]):
         self._layer_0()
 
     def _fold_in(self, histories: Histories) -> Tensor:
-        # The evaluation asks for one user as for two, so that the product rounds alike.
-        doubled = _is_doubled(histories)
-        users, touched, moved = self._placed(histories, 1 if doubled else len(histories))
-        if doubled:
-            users = users.repeat(2, 1)
+        users, touched, moved = self._placed(histories)
         scores = users @ self._items.T
         if moved is not None:
             user, item = touched
             values = (moved * users[user]).sum(dim=1)
             scores.view(-1).index_add_(0, user * scores.shape[1] + item, values)
-        if doubled:
-            scores[1] = scores[0]
         return scores
 
     def folded_users(self, histories: Histories) -> Tensor:
         """Return the embeddings of users by their histories, shape ``(n, d)``."""
-        return self._placed(histories, len(histories))[0]
+        return self._placed(histories)[0]
 
-    def _placed(
-        self, histories: Histories, n_users: int
-    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor | None]:
-        """Return embeddings of the first users, their edges, and how far each moves its item.
+    def _placed(self, histories: Histories) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor | None]:
+        """Return embeddings of the users, their edges, and how far each moves its item.
 
         A stranger has no layer 0, by which the items that a user of training touched know that
         user. It is given one that points where the rest of its embedding points,
@@ -111,25 +103,20 @@ class PropagatedRecommender(EmbeddingRecommender[GradientT]):
             )
             self._usual = ego_users.norm(dim=1).median()
         parts = [histories.interactions[name] for name in self.reads]
-        n_graphs, n_items = len(parts), histories.n_items
+        n_graphs, n_users, n_items = len(parts), len(histories), histories.n_items
         # User u of graph b is b n + u, item i is b N + i.
-        sizes = np.concatenate([part.user_degrees[:n_users] for part in parts])
+        sizes = np.concatenate([part.user_degrees for part in parts])
         indptr = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)])).to(self.device)
         indices = torch.from_numpy(
-            np.concatenate(
-                [
-                    part.indices[: part.indptr[n_users]] + b * np.int64(n_items)
-                    for b, part in enumerate(parts)
-                ]
-            )
+            np.concatenate([part.indices + b * np.int64(n_items) for b, part in enumerate(parts)])
         ).to(self.device)
-        known = torch.from_numpy(histories.known[:n_users]).to(self.device)
+        known = torch.from_numpy(histories.known).to(self.device)
         strange = (known < 0).to(ego_users.dtype)
         own = ego_users[known.clamp_min(0)] * (1 - strange)[:, None]
         edges = self._side.at(indptr, indices)
         users = edges.users(own.repeat(n_graphs, 1)).view(n_graphs, n_users, -1).mean(dim=0)
         touched = (edges.user % n_users, indices % n_items)
-        if not (histories.known[:n_users] < 0).any():
+        if not (histories.known < 0).any():
             return users, touched, None
         own = own + OWN_LENGTH * self._usual * row_normalize(users) * strange[:, None]
         users, moved = edges.joined(own.repeat(n_graphs, 1), strange.repeat(n_graphs))
@@ -142,10 +129,3 @@ class PropagatedRecommender(EmbeddingRecommender[GradientT]):
                 "fold users in; train it again."
             )
         return self._ego
-
-
-def _is_doubled(histories: Histories) -> bool:
-    """Return whether there are two users who did the same."""
-    if len(histories) != 2 or histories.known[0] != histories.known[1]:
-        return False
-    return all(np.array_equal(part.row(0), part.row(1)) for part in histories.interactions.values())
