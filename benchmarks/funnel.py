@@ -44,6 +44,9 @@ SIMPLE = ROOT / "benchmarks/results/simple_search.jsonl"
 PAGE = ROOT / "docs/comparison.md"
 DATASETS = ("taobao15k", "taobao48k_no_view", "tmall41k_no_view")
 METRICS = ("users", "hr@10", "ndcg@10")
+# What discoveries get when touched items are masked, so that only discoveries are ranked.
+MASKED = "discovery, touched masked"
+PARTS = ("overall", "conversion", "discovery", MASKED)
 
 # Overall HR@10 and NDCG@10 to reach on test; for taobao15k also discovery with touched masked.
 BARS = {
@@ -85,6 +88,11 @@ def per_user_file(work: Path, dataset: str, model: str, name: str, seed: int) ->
     return work / "per_user" / f"{dataset}-{model}-{name.replace(' ', '_')}-{seed}.parquet"
 
 
+def masked_file(per_user: Path) -> Path:
+    """Return where those with touched items masked are kept, beside."""
+    return per_user.with_name(f"{per_user.stem}-masked.parquet")
+
+
 def fitted(
     name: str, dataset: Dataset, settings: dict[str, Any], seed: int
 ) -> tuple[Any, dict[str, Any]]:
@@ -104,18 +112,17 @@ def measured(
 ) -> dict[str, Any]:
     """Return the slices on one split, and discovery with touched items masked.
 
-    With ``per_user``, every user's figures are written to that file.
+    With ``per_user``, every user's figures are written to that file, and those with touched items
+    masked beside it.
     """
     found = evaluate(model, dataset, split=split, k=10, beyond_accuracy=False)
-    plain = found.slices
+    masked = evaluate(model, dataset, split=split, k=10, mask=("touched",), beyond_accuracy=False)
     if per_user is not None:
         per_user.parent.mkdir(parents=True, exist_ok=True)
         found.per_user.write_parquet(per_user)
-    masked = evaluate(
-        model, dataset, split=split, k=10, mask=("touched",), beyond_accuracy=False
-    ).slices
-    lines: dict[str, Mapping[str, Any]] = {name: plain[name] for name in plain}
-    lines["discovery, touched masked"] = masked["discovery"]
+        masked.per_user.write_parquet(masked_file(per_user))
+    lines: dict[str, Mapping[str, Any]] = dict(found.slices)
+    lines[MASKED] = masked.slices["discovery"]
     return {line: {name: values[name] for name in METRICS} for line, values in lines.items()}
 
 
@@ -216,7 +223,11 @@ def rivals(names: list[str], models: list[str], work: Path | None) -> None:
 
 
 def significance(names: list[str], work: Path) -> None:
-    """Record paired tests of the flagship against the second best, user by user."""
+    """Record paired tests of the flagship, user by user.
+
+    Each line is tested against the refitted model that is best after the flagship on that very
+    line, where the figures of every user were kept of both.
+    """
     rows = list(finished(RESULTS).values())
     for name in names:
         own = [row for row in rows if (row["dataset"], row["step"]) == (name, "run")]
@@ -224,17 +235,21 @@ def significance(names: list[str], work: Path) -> None:
         others = [row for row in rows if (row["dataset"], row["step"]) == (name, "rivals")]
         if not own or not others:
             continue
-        best = max(others, key=lambda row: row["test"]["overall"]["ndcg@10"])
-        first, second = _users(own, work), _users([best], work)
         tests = {}
-        for part in ("overall", "conversion", "discovery"):
-            for metric in ("hr@10", "ndcg@10"):
-                column = metric if part == "overall" else f"{part}/{metric}"
+        for part in PARTS:
+            for metric in METRICS[1:]:
+                rival = max(others, key=lambda row: row["test"][part][metric])
+                first, second = _users(own, work, part), _users([rival], work, part)
+                if first is None or second is None:
+                    print(f"{name}, {part}: no figures of every user in {work}")
+                    continue
+                column = metric if part == "overall" else f"{part.partition(',')[0]}/{metric}"
                 joined = first.join(second.select(USER, other=column), on=USER)
                 pair = joined.select(column, "other").drop_nulls()
                 one, other = pair[column].to_numpy(), pair["other"].to_numpy()
                 found = paired_tests(one, other)
-                tests[f"{part} {metric}"] = {
+                tests[f"{part}: {metric}"] = {
+                    "second": rival["model"],
                     "users": found.users,
                     "gain": found.mean,
                     "interval": bootstrap_interval(one - other),
@@ -242,8 +257,9 @@ def significance(names: list[str], work: Path) -> None:
                     "wilcoxon_p": found.wilcoxon_p,
                 }
         seeds = [row["seed"] for row in own]
-        keys = {"step": "significance", "dataset": name, "second": best["model"], "seeds": seeds}
-        key = key_of(**keys, settings=best["settings"], version=own[0]["key"])
+        keys = {"step": "significance", "dataset": name, "seeds": seeds, "lines": list(tests)}
+        versions = [row["key"] for row in (own[0], *others)]
+        key = key_of(**keys, versions=versions)
         if key not in finished(RESULTS):
             append(RESULTS, {"key": key, **keys, "tests": tests})
 
@@ -274,11 +290,14 @@ def robustness(folder: Path) -> None:
             append(RESULTS, row)
 
 
-def _users(rows: list[dict[str, Any]], work: Path) -> pl.DataFrame:
-    """Return every user's figures, the mean over seeds."""
+def _users(rows: list[dict[str, Any]], work: Path, part: str) -> pl.DataFrame | None:
+    """Return every user's figures, the mean over seeds, where all of them were kept."""
     parts = []
     for row in rows:
         path = per_user_file(work, row["dataset"], row["model"], row["name"], row["seed"])
+        path = masked_file(path) if part == MASKED else path
+        if not path.exists():
+            return None
         parts.append(pl.read_parquet(path))
     return pl.concat(parts).group_by(USER).mean().sort(USER)
 
@@ -362,9 +381,6 @@ def _test(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-PARTS = ("overall", "conversion", "discovery", "discovery, touched masked")
-
-
 def _models(rows: list[dict[str, Any]]) -> str:
     """Return every model on every slice; what is not refitted comes from the reproduction."""
     lines = [
@@ -409,7 +425,7 @@ def _own(row: dict[str, Any]) -> bool:
 
 def _significance(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| data set | second best | line | users | gain | 95 % interval | t-test | Wilcoxon |",
+        "| data set | line | second best | users | gain | 95 % interval | t-test | Wilcoxon |",
         "|---" * 8 + "|",
     ]
     for row in {row["dataset"]: row for row in rows}.values():
@@ -422,7 +438,7 @@ def _significance(rows: list[dict[str, Any]]) -> str:
             low, high = test["interval"]
             values = [f"{adjusted[kind][line]:.2g}" for kind in ("t_p", "wilcoxon_p")]
             lines.append(
-                f"| {row['dataset']} | {row['second']} | {line} | {test['users']:,} "
+                f"| {row['dataset']} | {line} | {test['second']} | {test['users']:,} "
                 f"| {test['gain']:+.4f} | {low:+.4f} to {high:+.4f} | {' | '.join(values)} |"
             )
     return "\n".join(lines)
@@ -477,7 +493,7 @@ def _spread(values: list[float]) -> str:
 
 
 def _search(rows: list[dict[str, Any]]) -> str:
-    parts = ("overall", "conversion", "discovery, touched masked")
+    parts = ("overall", "conversion", MASKED)
     lines = [
         f"| data set | tried | {' | '.join(parts)} | seconds |",
         "|---" * (len(parts) + 3) + "|",
