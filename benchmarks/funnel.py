@@ -121,7 +121,7 @@ def measured(
         per_user.parent.mkdir(parents=True, exist_ok=True)
         found.per_user.write_parquet(per_user)
         masked.per_user.write_parquet(masked_file(per_user))
-    lines: dict[str, Mapping[str, Any]] = dict(found.slices)
+    lines: dict[str, Mapping[str, Any]] = {part: found.slices[part] for part in found.slices}
     lines[MASKED] = masked.slices["discovery"]
     return {line: {name: values[name] for name in METRICS} for line, values in lines.items()}
 
