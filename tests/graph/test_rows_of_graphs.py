@@ -52,15 +52,24 @@ def of_whole(whole: tuple[Tensor, Tensor], rows: list[Tensor]) -> list[Tensor]:
     ]
 
 
-@settings(max_examples=80, deadline=None)
-@given(cases())
+def with_layer_0(found: list[Tensor], tables: list[Tensor], rows: list[Tensor]) -> list[Tensor]:
+    return [*found, *(table[wanted[-1]] for table, wanted in zip(tables, rows, strict=True))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases(), st.booleans(), st.booleans())
 def test_rows_and_gradients_are_those_of_the_whole_propagation(
     case: tuple[list[Adjacency], list[Tensor], list[Tensor], dict[str, Any]],
+    compact: bool,
+    keep: bool,
 ) -> None:
     graphs, tables, rows, options = case
-    users, items = tables
-    expected = of_whole(propagate(graphs, users, items, **options), rows)
-    found = propagate_rows([CompactGraph.of(graph) for graph in graphs], *tables, *rows, **options)
+    expected = with_layer_0(of_whole(propagate(graphs, *tables, **options), rows), tables, rows)
+    given = [
+        CompactGraph.of(graph) if compact else CompactGraph(graph, None, None, None, None)
+        for graph in graphs
+    ]
+    found = propagate_rows(given, *tables, *rows, **options, keep_layers=keep)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -70,10 +79,16 @@ def test_rows_and_gradients_are_those_of_the_whole_propagation(
             for out in outputs
         ]
         total = sum((out * weight).sum() for out, weight in zip(outputs, weights, strict=True))
-        return torch.autograd.grad(total, tables, materialize_grads=True, allow_unused=True)
+        return torch.autograd.grad(
+            total, tables, materialize_grads=True, allow_unused=True, retain_graph=True
+        )
 
     for ours, theirs in zip(gradient(found), gradient(expected), strict=True):
         torch.testing.assert_close(ours, theirs)
+    # Where nothing asks for layer 0, or for anything else.
+    for some in (slice(0, 2), slice(2, 4), slice(1, 2)):
+        for ours, theirs in zip(gradient(found[some]), gradient(expected[some]), strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 @settings(max_examples=25, deadline=None)
@@ -94,7 +109,8 @@ def test_second_derivatives_are_those_of_the_composed_propagation(
         nothing = torch.stack([table.sum() for table in tables]).sum() * 0
         return torch.autograd.grad(bent + nothing, tables)
 
-    expected = of_whole(propagate_composed(graphs, users, items, **options), rows)
+    whole = of_whole(propagate_composed(graphs, users, items, **options), rows)
+    expected = with_layer_0(whole, tables, rows)
     found = propagate_rows([CompactGraph.of(graph) for graph in graphs], *tables, *rows, **options)
     for ours, theirs in zip(curvature(found), curvature(expected), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)

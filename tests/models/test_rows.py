@@ -13,7 +13,7 @@ from funnelrec.graph import rows
 from funnelrec.models import create_model
 from funnelrec.models.lightgcn import LightGCN
 from funnelrec.models.rmbrec import RMBRec
-from funnelrec.models.rows import RowNetwork
+from funnelrec.models.rows import RowNetwork, Rows
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("lightgcn", {"layers": 3}),
@@ -48,22 +48,37 @@ def gradients(network: RowNetwork) -> dict[str, torch.Tensor]:
     return found
 
 
+def of_tables(network: RowNetwork, batch: Any) -> Rows:
+    """Return what a batch reads, out of the tables of whole views."""
+    numbers = network.rows(batch)
+    users, items = (
+        torch.stack([view[row] for view, row in zip(views, wanted, strict=True)])
+        for views, wanted in zip(network.views(), numbers, strict=True)
+    )
+    return Rows(users, items, network.users[numbers[0][-1]], network.items[numbers[1][-1]])
+
+
 @pytest.mark.parametrize(("name", "settings"), CASES)
 def test_rows_alone_give_the_loss_and_gradients_of_the_tables(
     name: str, settings: dict[str, Any], tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, batches = made(name, tiny_dataset, **settings)
     results = []
-    for limit in (2**60, 0):
-        monkeypatch.setattr(rows, "ROWS_FROM", limit)
-        assert network.spares_tables == (limit == 0)
-        terms = network.loss(batches[0])
+    for limit in (None, 2**60, 0):
+        monkeypatch.setattr(rows, "ROWS_FROM", limit or 0)
+        if limit is None:
+            terms = network.loss_of_rows(batches[0], of_tables(network, batches[0]))
+            embeddings = tuple(part.mean(dim=0).detach() for part in network.views())
+        else:
+            assert network.spares_tables == (limit == 0)
+            terms = network.loss(batches[0])
+            with torch.no_grad():
+                embeddings = network.embeddings()
         torch.autograd.backward(torch.stack(list(terms.values())).sum())
-        with torch.no_grad():
-            embeddings = network.embeddings()
         detached = {term: value.detach() for term, value in terms.items()}
         results.append((detached, gradients(network), embeddings))
-    torch.testing.assert_close(results[1], results[0], rtol=1e-7, atol=1e-10)
+    for found in results[1:]:
+        torch.testing.assert_close(found, results[0], rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES[:-1])

@@ -133,6 +133,23 @@ def test_a_small_temperature_does_not_overflow_in_single_precision() -> None:
     assert decoupled_alignment(rows, rows, temperature=0.005).isfinite()
 
 
+@pytest.mark.parametrize("temperature", [0.02, 0.026, 0.07])
+@pytest.mark.parametrize("some", [False, True])
+def test_single_precision_is_enough_where_all_point_away(temperature: float, some: bool) -> None:
+    """Every power is as small as it can be, on either side of the way they are added up."""
+    anchor = torch.tensor([[1.0, 0.1], [1.0, -0.1], [1.0, 0.0]])
+    other = -anchor.flip(0)
+    present = torch.tensor([True, True, False]) if some else None
+    found, slopes = [], []
+    for dtype in (torch.float32, torch.float64):
+        leaf = anchor.to(dtype).requires_grad_()
+        loss = info_nce(leaf, other.to(dtype), temperature=temperature, present=present)
+        found.append(loss.item())
+        slopes.append(torch.autograd.grad(loss, leaf)[0].double())
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-4)
+
+
 def test_gradients_agree_with_finite_differences() -> None:
     one, other = (view.requires_grad_() for view in views(5, 4))
     for loss in (info_nce, decoupled_alignment):

@@ -141,6 +141,51 @@ class CsrMatrix:
             )
 
     @cached_property
+    def _host(self) -> sp.csr_array:
+        """The matrix as scipy's, over the same memory of a CPU."""
+        parts = (self.values.numpy(), self.indices.numpy(), self.indptr.numpy())
+        return sp.csr_array(parts, shape=self.shape, copy=False)
+
+    def taking(self, rows: Tensor) -> CsrMatrix:
+        """Return some rows of a matrix on a CPU, in the order given.
+
+        Parameters
+        ----------
+        rows
+            int64, shape ``(k,)``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> matrix = CsrMatrix.from_scipy(sp.csr_array(np.array([[1.0, 0.0], [2.0, 3.0]])))
+        >>> taken = matrix.taking(torch.tensor([1]))
+        >>> taken.indices.tolist(), taken.values.tolist(), taken.shape
+        ([0, 1], [2.0, 3.0], (1, 2))
+        """
+        return self._like(self._host[rows.numpy()])
+
+    def transposed(self) -> CsrMatrix:
+        """Return the transpose of a matrix on a CPU.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> matrix = CsrMatrix.from_scipy(sp.csr_array(np.array([[1.0, 0.0], [2.0, 3.0]])))
+        >>> matrix.transposed().indptr.tolist(), matrix.transposed().values.tolist()
+        ([0, 2, 3], [1.0, 2.0, 3.0])
+        """
+        return self._like(self._host.T.tocsr())
+
+    def _like(self, matrix: sp.csr_array) -> CsrMatrix:
+        return CsrMatrix(
+            torch.from_numpy(matrix.indptr.astype(np.int32, copy=False)),
+            torch.from_numpy(matrix.indices.astype(np.int32, copy=False)),
+            torch.from_numpy(matrix.data),
+            (int(matrix.shape[0]), int(matrix.shape[1])),
+            self.kernel,
+        )
+
+    @cached_property
     def pieces(self) -> Pieces:
         """The rows cut into pieces of bounded length."""
         return Pieces.of(self.indptr, _PIECE)

@@ -50,7 +50,8 @@ def by_bags(matrix: CsrMatrix, dense: Tensor) -> Tensor:
     """Return the product as a weighted sum over a bag of rows."""
     return F.embedding_bag(
         matrix.indices,
-        dense,
+        # Of a parameter, more would be kept for a gradient that nobody asks for here.
+        dense.detach(),
         matrix.indptr,
         mode="sum",
         per_sample_weights=matrix.values.to(dense.dtype),

@@ -317,8 +317,11 @@ class _Propagation(torch.autograd.Function):
                 if normalize_layers:
                     at = 4 * (place * layers + layer)
                     unit_users, length_users, unit_items, length_items = ctx.kept[at : at + 4]
-                    grad_users = _normalize_backward(grad_users, unit_users, length_users)
-                    grad_items = _normalize_backward(grad_items, unit_items, length_items)
+                    if layer == layers - 1:
+                        # Not ours to change: combinations of several layers read it again.
+                        grad_users, grad_items = grad_users.clone(), grad_items.clone()
+                    _normalize_backward_(grad_users, unit_users, length_users)
+                    _normalize_backward_(grad_items, unit_items, length_items)
                 grad_users, grad_items = (
                     multiply(graph.to_users, grad_items),
                     multiply(graph.to_items, grad_users),
@@ -337,9 +340,10 @@ def _normalize_(rows: Tensor) -> tuple[Tensor, Tensor]:
     return rows.mul_(inverse), inverse
 
 
-def _normalize_backward(gradient: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
-    along = torch.einsum("nd,nd->n", gradient, unit)[:, None]
-    return torch.addcmul(gradient, unit, along, value=-1).mul_(inverse)
+def _normalize_backward_(gradient: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
+    """Turn the gradient of rows divided by their length into that of the rows, in place."""
+    along = torch.linalg.vecdot(gradient, unit)[:, None]
+    return gradient.addcmul_(unit, along, value=-1).mul_(inverse)
 
 
 def _inverse_length(rows: Tensor) -> Tensor:

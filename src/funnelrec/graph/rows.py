@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -17,7 +17,7 @@ from funnelrec.graph.propagation import (
     _check_arguments,
     _leaves,
     _normalize_,
-    _normalize_backward,
+    _normalize_backward_,
     propagate_composed,
 )
 
@@ -123,13 +123,13 @@ def propagate_rows(
     layers: int,
     combine: Combination = "mean",
     normalize_layers: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Return some rows of what :func:`funnelrec.graph.propagation.propagate` returns.
+    keep_layers: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return some rows of what :func:`funnelrec.graph.propagation.propagate` returns, and layer 0.
 
-    No table of results is made, for no graph, and with ``normalize_layers`` the layers are
-    computed anew for the gradient instead of being kept: beyond the parameters and their
-    gradient, memory is that of the layers of one graph. It takes up to half as long again, for
-    an eighth of the memory with four graphs and three layers.
+    No table of results is made, for no graph, and on a CPU the last layer is made for the rows
+    alone where they have less than half of the edges: beyond the parameters and their gradient,
+    memory is that of the layers of one graph.
 
     Parameters
     ----------
@@ -142,11 +142,16 @@ def propagate_rows(
         several times.
     layers, combine, normalize_layers
         As for ``propagate``.
+    keep_layers
+        Keep the layers of every graph for the gradient of ``normalize_layers``, instead of
+        computing them anew: faster, for the memory of them all.
 
     Returns
     -------
     tuple of Tensor
-        Shapes ``(B, n, d)`` and ``(B, m, d)``.
+        Shapes ``(B, n, d)`` and ``(B, m, d)``; then the rows of layer 0 that the last graph's
+        numbers name, shapes ``(n, d)`` and ``(m, d)``. Indexing the tables themselves gives the
+        same for a gradient table of its own each time.
 
     Raises
     ------
@@ -155,8 +160,13 @@ def propagate_rows(
     """
     _check_arguments([compact.graph for compact in graphs], layers, combine, get_args(Combination))
     with _as_given(users):
-        outputs: tuple[Tensor, Tensor] = _Rows.apply(  # type: ignore[no-untyped-call]
-            tuple(graphs), layers, combine, normalize_layers, user_rows, item_rows, users, items
+        outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _Rows.apply(  # type: ignore[no-untyped-call]
+            tuple(graphs),
+            _Plan(layers, combine, normalize_layers, keep_layers and normalize_layers),
+            user_rows,
+            item_rows,
+            users,
+            items,
         )
     return outputs
 
@@ -210,95 +220,216 @@ def propagated_mean(
     return totals[0].div_(share), totals[1].div_(share)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    layers: int
+    combine: Combination
+    normalize: bool
+    keep: bool
+
+    def counts(self, number: int) -> bool:
+        """Return whether a layer above 0, by its number from 0, is part of the result."""
+        return self.combine != "last" or number == self.layers - 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Ends:
+    """Where the wanted rows of one side of a graph stand in its last layer.
+
+    Without ``matrix`` the last layer is made whole, and they stand at their own places.
+    """
+
+    places: Tensor
+    isolated: Tensor | None
+    at_last: Tensor
+    matrix: CsrMatrix | None
+
+    @classmethod
+    def of(cls, half: CsrMatrix, found: Tensor | None, wanted: Tensor) -> _Ends:
+        places, isolated = _placed(found, wanted)
+        if places.is_cuda or not half.shape[0]:
+            return cls(places, isolated, places, None)
+        there = torch.zeros(half.shape[0], dtype=torch.bool)
+        there[places] = True
+        kept, numbers = _numbered(there)
+        sizes = half.indptr.diff()
+        if 2 * int(sizes[kept].sum()) >= half.nnz:
+            return cls(places, isolated, places, None)
+        return cls(places, isolated, numbers[places], half.taking(kept))
+
+    def added(self, gradient: Tensor, table: Tensor, places: Tensor) -> None:
+        """Add the gradient of the wanted rows to a table in which they stand at these places."""
+        if len(table):
+            rows = gradient if self.isolated is None else gradient * ~self.isolated
+            table.index_add_(0, places, rows)
+
+
 class _Rows(torch.autograd.Function):
+    """As propagation._Propagation, for some rows.
+
+    Both directions visit the tables as seldom as they can: layers are never added up whole, and
+    the gradient of the wanted rows is added to the tables that the products make anyway.
+    """
+
     @staticmethod
     def forward(
         ctx: Any,
         graphs: tuple[CompactGraph, ...],
-        layers: int,
-        combine: Combination,
-        normalize_layers: bool,
+        plan: _Plan,
         user_rows: Tensor,
         item_rows: Tensor,
         users: Tensor,
         items: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        out_users = users.new_empty(*user_rows.shape, users.shape[1])
-        out_items = items.new_empty(*item_rows.shape, items.shape[1])
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        outputs = (
+            users.new_empty(*user_rows.shape, users.shape[1]),
+            items.new_empty(*item_rows.shape, items.shape[1]),
+        )
+        ctx.ends, ctx.kept = [], []
         for at, compact in enumerate(graphs):
-            totals = out_users[at], out_items[at]
+            totals = outputs[0][at], outputs[1][at]
             torch.index_select(users, 0, user_rows[at], out=totals[0])
             torch.index_select(items, 0, item_rows[at], out=totals[1])
-            places = (
-                _placed(compact.user_places, user_rows[at]),
-                _placed(compact.item_places, item_rows[at]),
+            if not plan.layers:
+                continue
+            ends = (
+                _Ends.of(compact.graph.to_users, compact.user_places, user_rows[at]),
+                _Ends.of(compact.graph.to_items, compact.item_places, item_rows[at]),
             )
-            layer = _entering(users, compact.users), _entering(items, compact.items)
-            for number in range(layers):
-                layer = _next(compact.graph, *layer)
-                if normalize_layers:
-                    for rows in layer:
-                        _normalize_(rows)
-                if combine == "last" and number < layers - 1:
-                    continue
-                for total, rows, (place, isolated) in zip(totals, layer, places, strict=True):
-                    chosen = _selected(rows, place, isolated)
-                    if combine == "last":
-                        total.copy_(chosen)
-                    else:
-                        total += chosen
-        if combine == "mean":
-            out_users /= layers + 1
-            out_items /= layers + 1
-        ctx.arguments = (graphs, layers, combine, normalize_layers, user_rows, item_rows)
+            units: list[list[tuple[Tensor, Tensor]]] = []
+            for number, layer in enumerate(_layers(compact, plan, users, items, ends, units)):
+                if plan.counts(number):
+                    for total, rows, end in zip(totals, layer, ends, strict=True):
+                        last = number == plan.layers - 1
+                        chosen = _selected(rows, end.at_last if last else end.places, end.isolated)
+                        if plan.combine == "last":
+                            total.copy_(chosen)
+                        else:
+                            total += chosen
+                if not plan.keep:
+                    units.clear()
+            ctx.ends.append(ends)
+            ctx.kept.append(units)
+        if plan.combine == "mean":
+            for output in outputs:
+                output /= plan.layers + 1
+        ctx.set_materialize_grads(False)
+        ctx.arguments = (graphs, plan, user_rows, item_rows)
         ctx.save_for_backward(users, items)
-        return out_users, out_items
+        return (
+            *outputs,
+            users.index_select(0, user_rows[-1]),
+            items.index_select(0, item_rows[-1]),
+        )
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        graphs, layers, combine, normalize_layers, user_rows, item_rows = ctx.arguments
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        graphs, plan, user_rows, item_rows = ctx.arguments
         users, items = ctx.saved_tensors
+        numbers = user_rows, item_rows
         if torch.is_grad_enabled():
-            return (*[None] * 6, *_second(ctx.arguments, users, items, gradients))
-        of_users, of_items = gradients
-        if combine == "mean":
-            of_users, of_items = of_users / (layers + 1), of_items / (layers + 1)
-        total_users, total_items = torch.zeros_like(users), torch.zeros_like(items)
+            return (None, None, None, None, *_second(ctx.arguments, users, items, gradients))
+        share = plan.layers + 1 if plan.combine == "mean" else 1
+        wanted = [
+            table.new_zeros(*rows.shape, table.shape[1]) if gradient is None else gradient / share
+            for gradient, rows, table in zip(gradients[:2], numbers, (users, items), strict=True)
+        ]
+        sums: list[Tensor | None] = [None, None]
         for at, compact in enumerate(graphs):
-            wanted = (of_users[at], of_items[at])
-            if combine != "last" or not layers:
-                total_users.index_add_(0, user_rows[at], wanted[0])
-                total_items.index_add_(0, item_rows[at], wanted[1])
-            if not layers:
-                continue
-            places = (
-                _placed(compact.user_places, user_rows[at]),
-                _placed(compact.item_places, item_rows[at]),
+            if plan.layers:
+                grad = _pushed_back(
+                    compact,
+                    plan,
+                    (users, items),
+                    [gradient[at] for gradient in wanted],
+                    ctx.ends[at],
+                    ctx.kept[at],
+                )
+                for side, kept in enumerate((compact.users, compact.items)):
+                    whole = sums[side]
+                    if whole is None and kept is None:
+                        sums[side] = grad[side]
+                        continue
+                    if whole is None:
+                        sums[side] = whole = torch.zeros_like((users, items)[side])
+                    _leave(whole, grad[side], kept)
+                del grad
+        totals = [
+            torch.zeros_like(table) if found is None else found
+            for found, table in zip(sums, (users, items), strict=True)
+        ]
+        for total, gradient, first, rows in zip(
+            totals, wanted, gradients[2:], numbers, strict=True
+        ):
+            if plan.combine != "last" or not plan.layers:
+                for at in range(len(graphs)):
+                    total.index_add_(0, rows[at], gradient[at])
+            if first is not None:
+                total.index_add_(0, rows[-1], first)
+        return (None, None, None, None, *totals)
+
+
+def _layers(
+    compact: CompactGraph,
+    plan: _Plan,
+    users: Tensor,
+    items: Tensor,
+    ends: tuple[_Ends, _Ends],
+    units: list[list[tuple[Tensor, Tensor]]],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the layers above 0 of one graph; add what a gradient needs of each to ``units``."""
+    layer = _entering(users, compact.users), _entering(items, compact.items)
+    for number in range(plan.layers):
+        if number < plan.layers - 1:
+            layer = _next(compact.graph, *layer)
+        else:
+            layer = (
+                multiply(ends[0].matrix or compact.graph.to_users, layer[1]),
+                multiply(ends[1].matrix or compact.graph.to_items, layer[0]),
             )
-            units = []
-            if normalize_layers:
-                layer = _entering(users, compact.users), _entering(items, compact.items)
-                for _ in range(layers):
-                    layer = _next(compact.graph, *layer)
-                    units.append([_normalize_(rows) for rows in layer])
-                del layer
-            sizes = compact.graph.n_users, compact.graph.n_items
-            grad = tuple(users.new_zeros(size, users.shape[1]) for size in sizes)
-            for number in range(layers):
-                if combine != "last" or number == 0:
-                    for table, rows, (place, isolated) in zip(grad, wanted, places, strict=True):
-                        if not len(table):
-                            continue
-                        table.index_add_(0, place, rows if isolated is None else rows * ~isolated)
-                if normalize_layers:
-                    grad = tuple(
-                        _normalize_backward(table, *unit)
-                        for table, unit in zip(grad, units.pop(), strict=True)
-                    )
-                grad = _next(compact.graph, *grad)
-            _leave(total_users, grad[0], compact.users)
-            _leave(total_items, grad[1], compact.items)
-        return (*[None] * 6, total_users, total_items)
+        if plan.normalize:
+            units.append([_normalize_(rows) for rows in layer])
+        yield layer
+
+
+def _pushed_back(
+    compact: CompactGraph,
+    plan: _Plan,
+    tables: tuple[Tensor, Tensor],
+    wanted: Sequence[Tensor],
+    ends: tuple[_Ends, _Ends],
+    kept: list[list[tuple[Tensor, Tensor]]],
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient that one graph's layers above 0 give to layer 0."""
+    graph, units = compact.graph, list(kept)
+    if plan.normalize and not plan.keep:
+        for _ in _layers(compact, plan, *tables, ends, units):
+            pass
+    grad: tuple[Tensor, ...] = ()
+    for number in range(plan.layers - 1, -1, -1):
+        last = number == plan.layers - 1
+        if last:
+            grad = tuple(
+                rows.new_zeros((end.matrix or half).shape[0], rows.shape[1])
+                for end, half, rows in zip(
+                    ends, (graph.to_users, graph.to_items), wanted, strict=True
+                )
+            )
+        if plan.counts(number):
+            for table, rows, end in zip(grad, wanted, ends, strict=True):
+                end.added(rows, table, end.at_last if last else end.places)
+        if plan.normalize:
+            for table, unit in zip(grad, units.pop(), strict=True):
+                _normalize_backward_(table, *unit)
+        if last:
+            of_users, of_items = ends[0].matrix, ends[1].matrix
+            grad = (
+                multiply(graph.to_users if of_items is None else of_items.transposed(), grad[1]),
+                multiply(graph.to_items if of_users is None else of_users.transposed(), grad[0]),
+            )
+        else:
+            grad = _next(graph, *grad)
+    return grad[0], grad[1]
 
 
 def _next(graph: Adjacency, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -328,15 +459,18 @@ def _placed(places: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor | None]
 def _selected(table: Tensor, place: Tensor, isolated: Tensor | None) -> Tensor:
     if not len(table):
         return table.new_zeros(len(place), table.shape[1])
-    rows = table[place]
+    rows = table.index_select(0, place)
     return rows if isolated is None else rows.masked_fill_(isolated, 0)
 
 
 def _second(
-    arguments: tuple[Any, ...], users: Tensor, items: Tensor, gradients: Sequence[Tensor]
+    arguments: tuple[Any, ...],
+    users: Tensor,
+    items: Tensor,
+    gradients: Sequence[Tensor | None],
 ) -> tuple[Tensor, ...]:
     """Return gradients that can be differentiated again, from pieces that autograd knows."""
-    graphs, layers, combine, normalize_layers, user_rows, item_rows = arguments
+    graphs, plan, user_rows, item_rows = arguments
     users, items = _leaves((users, items))
     outputs = []
     for at, compact in enumerate(graphs):
@@ -344,13 +478,13 @@ def _second(
         whole = propagate_composed(
             [compact.graph],
             *entering,
-            layers=layers,
-            combine=combine,
-            normalize_layers=normalize_layers,
+            layers=plan.layers,
+            combine=plan.combine,
+            normalize_layers=plan.normalize,
         )
         # An isolated node has nothing but its layer 0.
-        share = 1.0 if not layers or combine == "sum" else 0.0
-        share = 1 / (layers + 1) if combine == "mean" else share
+        share = 1.0 if not plan.layers or plan.combine == "sum" else 0.0
+        share = 1 / (plan.layers + 1) if plan.combine == "mean" else share
         sides = (
             (users, whole[0][0], compact.user_places, user_rows[at]),
             (items, whole[1][0], compact.item_places, item_rows[at]),
@@ -361,11 +495,19 @@ def _second(
             if isolated is not None:
                 chosen = torch.where(isolated, share * table[rows], chosen)
             outputs.append(chosen)
-    of_users, of_items = gradients
+    made = (
+        torch.stack(outputs[::2]),
+        torch.stack(outputs[1::2]),
+        users[user_rows[-1]],
+        items[item_rows[-1]],
+    )
+    asked = [
+        (output, given) for output, given in zip(made, gradients, strict=True) if given is not None
+    ]
     found: tuple[Tensor, ...] = torch.autograd.grad(
-        (torch.stack(outputs[::2]), torch.stack(outputs[1::2])),
+        [output for output, _ in asked],
         (users, items),
-        (of_users, of_items),
+        [given for _, given in asked],
         create_graph=True,
         materialize_grads=True,
     )

@@ -194,7 +194,10 @@ class GradientRecommender(Recommender[GradientT], Generic[GradientT, NetworkT]):
                 graphs=len(names),
                 layers=layers if isinstance(layers, int) else 4,
                 normalize_layers=getattr(config, "normalize_layers", False),
-                linked=_linked(sizes, names) if self.by_rows else None,
+                # The penalty reads whole tables.
+                linked=_linked(sizes, names)
+                if self.by_rows and not getattr(config, "substitution_weight", 0)
+                else None,
             )
         return {
             "parameters": tables,
@@ -308,6 +311,11 @@ class Graphs(nn.Module):
         return tuple(self._graphs)
 
     @property
+    def whole(self) -> tuple[CompactGraph, ...]:
+        """The same graphs, with their isolated nodes, as :mod:`funnelrec.graph.rows` takes them."""
+        return tuple(CompactGraph(graph, None, None, None, None) for graph in self._graphs)
+
+    @property
     def compact(self) -> tuple[CompactGraph, ...]:
         """The same graphs without their isolated nodes, made on first use."""
         if self._compact is None:
@@ -412,12 +420,15 @@ def propagation_memory(
     graphs, layers, normalize_layers
         As in :func:`funnelrec.graph.propagation.propagate`.
     linked
-        Of a network that makes rows alone where tables would be too large: the share of nodes
-        that the largest graph links at most.
+        Of a network that makes the rows of a batch alone: the share of nodes that the largest graph
+        links at most.
     """
-    if linked is not None and spares_tables(
-        tables, graphs=graphs, layers=layers, normalize_layers=normalize_layers
-    ):
+    if linked is not None:
+        if not spares_tables(
+            tables, graphs=graphs, layers=layers, normalize_layers=normalize_layers
+        ):
+            # Results of a validation; two layers and two of the gradient, and all that are kept.
+            return (5 + graphs * layers * normalize_layers) * tables
         # Two layers and two of the gradient, and one graph's layers where they are normalised.
         return int((4 + layers * normalize_layers) * linked * tables)
     if not layers:

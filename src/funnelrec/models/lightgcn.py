@@ -16,7 +16,7 @@ from funnelrec.graph.folding import FrozenItems
 from funnelrec.models.base import register
 from funnelrec.models.gradient import Graphs, Init, bpr_of_rows, triple_rows
 from funnelrec.models.propagated import PropagatedRecommender
-from funnelrec.models.rows import Encoding, GroupedSettings, RowNetwork
+from funnelrec.models.rows import Encoding, GroupedSettings, RowNetwork, Rows
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.models.substitution import (
     SubstitutionPenalty,
@@ -50,8 +50,8 @@ class LightGCNNetwork(RowNetwork):
 
     def loss(self, batch: Triples) -> Mapping[str, Tensor]:
         """Return the BPR term on propagated rows and the L2 term on layer-0 rows."""
-        if self.spares_tables and not self.config.substitution_weight:
-            return self.loss_of_rows(batch, *self.propagated_rows(*self.rows(batch)))
+        if not self.config.substitution_weight:
+            return self.loss_of_rows(batch, self.propagated_rows(*self.rows(batch)))
         all_users, all_items = self.embeddings()
         return {
             "bpr": bpr_of_rows(*triple_rows(all_users, all_items, batch)),
@@ -63,24 +63,17 @@ class LightGCNNetwork(RowNetwork):
         """Return the users, and the positives followed by the negatives."""
         return batch.users[None], torch.cat([batch.positives, batch.negatives])[None]
 
-    def loss_of_rows(self, batch: Triples, users: Tensor, items: Tensor) -> Mapping[str, Tensor]:
+    def loss_of_rows(self, batch: Triples, rows: Rows) -> Mapping[str, Tensor]:
         """Return the same two terms from those rows."""
         return {
-            "bpr": bpr_of_rows(users[0], *items[0].chunk(2)),
-            "l2": self.config.l2 * l2_of_rows(*triple_rows(self.users, self.items, batch)),
+            "bpr": bpr_of_rows(rows.users[0], *rows.items[0].chunk(2)),
+            "l2": self.config.l2 * l2_of_rows(rows.first_users, *rows.first_items.chunk(2)),
         }
 
     @property
     def encoding(self) -> Encoding:
         """The mean of the layers."""
         return {"layers": self.config.layers, "combine": "mean", "normalize_layers": False}
-
-    def embeddings(self) -> tuple[Tensor, Tensor]:
-        """Return the mean of the layers."""
-        if self.spares_tables and not torch.is_grad_enabled():
-            return super().embeddings()
-        users, items = self.views()
-        return users[0], items[0]
 
 
 @register

@@ -18,7 +18,7 @@ from funnelrec.graph.propagation import Combination
 from funnelrec.models.base import Capabilities, FitOptions, register
 from funnelrec.models.gradient import Graphs, Init, contrast_memory
 from funnelrec.models.propagated import PropagatedRecommender
-from funnelrec.models.rows import Encoding, GroupedSettings, RowNetwork
+from funnelrec.models.rows import Encoding, GroupedSettings, RowNetwork, Rows
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.models.substitution import (
     SubstitutionPenalty,
@@ -183,15 +183,17 @@ class RMBRecNetwork(RowNetwork):
         """Return the terms of Eq. 11 for a batch of users, weighted."""
         config = self.config
         numbers = self.rows(batch)
-        if self.spares_tables and not config.substitution_weight:
-            return self.loss_of_rows(batch, *self.propagated_rows(*numbers))
+        if not config.substitution_weight:
+            return self.loss_of_rows(batch, self.propagated_rows(*numbers))
         all_users, all_items = self.views()
-        users, items = _rows(all_users, numbers[0]), _rows(all_items, numbers[1])
-        terms = dict(self.loss_of_rows(batch, users, items))
-        if config.substitution_weight:
-            fused = (all_users.mean(dim=0), all_items.mean(dim=0))
-            terms |= self.substitution(batch.substitutes, *fused, all_users[:-1])
-        return terms
+        firsts = (
+            self.users.index_select(0, numbers[0][-1]),
+            self.items.index_select(0, numbers[1][-1]),
+        )
+        rows = Rows(_rows(all_users, numbers[0]), _rows(all_items, numbers[1]), *firsts)
+        terms = self.loss_of_rows(batch, rows)
+        fused = (all_users.mean(dim=0), all_items.mean(dim=0))
+        return {**terms, **self.substitution(batch.substitutes, *fused, all_users[:-1])}
 
     def rows(self, batch: BehaviorTriples) -> tuple[Tensor, Tensor]:
         """Return the users; positives, negatives, and those of the target in every view."""
@@ -201,12 +203,10 @@ class RMBRecNetwork(RowNetwork):
         wanted = torch.cat([*pairs, *(part[-1:].expand(behaviors, -1) for part in pairs)], dim=1)
         return batch.users.expand(behaviors, -1), wanted
 
-    def loss_of_rows(
-        self, batch: BehaviorTriples, users: Tensor, items: Tensor
-    ) -> Mapping[str, Tensor]:
+    def loss_of_rows(self, batch: BehaviorTriples, rows: Rows) -> Mapping[str, Tensor]:
         """Return the terms from those rows of the views."""
-        config = self.config
-        positives, negatives, preferred, other = items.chunk(4, dim=1)
+        config, users = self.config, rows.users
+        positives, negatives, preferred, other = rows.items.chunk(4, dim=1)
         gaps = (users * (positives - negatives)).sum(dim=-1)
         scale = self.scale if config.orm == "v1" else 1.0
         risks = self._risks(scale * gaps, batch.present)
@@ -222,7 +222,7 @@ class RMBRecNetwork(RowNetwork):
         if config.risk_weight:
             terms["risks"] = config.risk_weight * risks.sum()
         if config.l2:
-            terms["l2"] = config.l2 * self._l2(users, positives, negatives, batch)
+            terms["l2"] = config.l2 * self._l2(rows, batch)
         return terms
 
     def _risks(self, gaps: Tensor, present: Tensor) -> Tensor:
@@ -275,16 +275,12 @@ class RMBRecNetwork(RowNetwork):
             return risk_variance(risks, unbiased=config.orm_unbiased, present=shown)
         return gradient_variance(risks if shown is None else risks[shown], self.users)
 
-    def _l2(
-        self, users: Tensor, positives: Tensor, negatives: Tensor, batch: BehaviorTriples
-    ) -> Tensor:
+    def _l2(self, rows: Rows, batch: BehaviorTriples) -> Tensor:
+        users, items, present = rows.users, rows.items, batch.present
         if self.config.l2_rows == "ego":
-            users = self.users[batch.users][None]
-            positives = self.items[batch.positives[-1]][None]
-            negatives = self.items[batch.negatives[-1]][None]
+            users, items = rows.first_users[None], rows.first_items[None]
             present = batch.present[-1:]
-        else:
-            present = batch.present
+        positives, negatives, _, _ = items.chunk(4, dim=1)
         squares = users.square() + positives.square() + negatives.square()
         return (squares.sum(dim=-1) * present).sum() / (2 * max(len(batch.users), 1))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypedDict
+from typing import Any, NamedTuple, Self, TypedDict
 
 import torch
 from pydantic import Field, model_validator
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from funnelrec.common.config import Config
 from funnelrec.graph.propagation import Combination, propagate
-from funnelrec.graph.rows import propagate_rows, propagated_mean, spares_tables
+from funnelrec.graph.rows import CompactGraph, propagate_rows, propagated_mean, spares_tables
 from funnelrec.models.gradient import Graphs, TableNetwork
 
 
@@ -48,6 +48,23 @@ class Encoding(TypedDict):
     normalize_layers: bool
 
 
+class Rows(NamedTuple):
+    """What a batch reads of a propagation over B graphs.
+
+    Parameters
+    ----------
+    users, items
+        Rows of every view, shapes ``(B, n, d)`` and ``(B, m, d)``.
+    first_users, first_items
+        The rows of layer 0 under the last graph's numbers, shapes ``(n, d)`` and ``(m, d)``.
+    """
+
+    users: Tensor
+    items: Tensor
+    first_users: Tensor
+    first_items: Tensor
+
+
 class RowNetwork(TableNetwork):
     """A network over two tables and B graphs whose loss reads rows of the propagated tables.
 
@@ -67,8 +84,8 @@ class RowNetwork(TableNetwork):
         """Return the rows that a batch reads in each view, int64, shapes (B, n) and (B, m)."""
 
     @abstractmethod
-    def loss_of_rows(self, batch: Any, users: Tensor, items: Tensor) -> Mapping[str, Tensor]:
-        """Return the weighted terms of a batch from those rows, shapes (B, n, d) and (B, m, d)."""
+    def loss_of_rows(self, batch: Any, rows: Rows) -> Mapping[str, Tensor]:
+        """Return the weighted terms of a batch from those rows."""
 
     def views(self) -> tuple[Tensor, Tensor]:
         """Return all views, shapes (B, M, d) and (B, N, d)."""
@@ -76,8 +93,8 @@ class RowNetwork(TableNetwork):
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Return the views averaged over behaviors, shapes (M, d) and (N, d)."""
-        if self.spares_tables and not torch.is_grad_enabled():
-            return propagated_mean(self.graphs.compact, self.users, self.items, **self.encoding)
+        if not torch.is_grad_enabled():
+            return propagated_mean(self._graphs, self.users, self.items, **self.encoding)
         users, items = self.views()
         return users.mean(dim=0), items.mean(dim=0)
 
@@ -93,10 +110,23 @@ class RowNetwork(TableNetwork):
             normalize_layers=encoding["normalize_layers"],
         )
 
-    def propagated_rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def _graphs(self) -> tuple[CompactGraph, ...]:
+        # Small graphs are not worth a second copy.
+        return self.graphs.compact if self.spares_tables else self.graphs.whole
+
+    def propagated_rows(self, users: Tensor, items: Tensor) -> Rows:
         """Return some rows of all views, and no others."""
-        return propagate_rows(
-            self.graphs.compact, self.users, self.items, users, items, **self.encoding
+        return Rows(
+            *propagate_rows(
+                self._graphs,
+                self.users,
+                self.items,
+                users,
+                items,
+                **self.encoding,
+                keep_layers=not self.spares_tables,
+            )
         )
 
     def accumulate(self, batches: Sequence[Any]) -> Mapping[str, Tensor]:
@@ -114,23 +144,21 @@ class RowNetwork(TableNetwork):
         outputs = self.propagated_rows(
             *(torch.cat(side, dim=1) for side in zip(*numbers, strict=True))
         )
+        # Users and items, and both again of layer 0, whose rows have no graph before them.
+        sizes = [[rows.shape[1] for rows in side] for side in zip(*numbers, strict=True)]
         leaves = [
-            [part.detach().requires_grad_() for part in torch.split(output, sizes, dim=1)]
-            for output, sizes in zip(
-                outputs,
-                ([rows.shape[1] for rows in side] for side in zip(*numbers, strict=True)),
-                strict=True,
-            )
+            [part.detach().requires_grad_() for part in torch.split(output, size, dim=-2)]
+            for output, size in zip(outputs, sizes * 2, strict=True)
         ]
         means: dict[str, Tensor] = {}
-        for batch, users, items in zip(batches, *leaves, strict=True):
-            terms = self.loss_of_rows(batch, users, items)
+        for batch, *parts in zip(batches, *leaves, strict=True):
+            terms = self.loss_of_rows(batch, Rows(*parts))
             torch.autograd.backward(torch.stack(list(terms.values())).sum() / len(batches))
             for name, value in terms.items():
                 part = value.detach() / len(batches)
                 means[name] = means[name] + part if name in means else part
         gradients = [
-            torch.cat([torch.zeros_like(x) if x.grad is None else x.grad for x in side], dim=1)
+            torch.cat([torch.zeros_like(x) if x.grad is None else x.grad for x in side], dim=-2)
             for side in leaves
         ]
         del leaves

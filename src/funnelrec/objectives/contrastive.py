@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+# How far logits may lie apart for the smallest of their powers to be a normal number in float32.
+_STEEPEST = 80.0
+
 LOGIT_BUDGET = 2**25
 """Logits of one block of :func:`info_nce_among_all`, 128 MiB in float32."""
 
@@ -49,13 +52,26 @@ def info_nce(
     >>> bool(torch.isclose(info_nce(views, views, temperature=0.2), expected))
     True
     """
-    logits = _unit(anchor) @ _unit(other).T / temperature
-    positive = logits.diagonal()
-    forward = _mean(torch.logsumexp(_without(logits, present), dim=1) - positive, present)
+    mine, others = _unit(anchor) / temperature, _unit(other)
+    logits = mine @ others.T
+    # Not the diagonal of the logits: its gradient would be a matrix of its own.
+    positive = (mine * others).sum(dim=1)
     if not symmetric:
-        return forward
-    columns = torch.logsumexp(_without(logits.T, present), dim=1)
-    return (forward + _mean(columns - positive, present)) / 2
+        return _mean(torch.logsumexp(_without(logits, present), dim=1) - positive, present)
+    if 2 / temperature > _STEEPEST:
+        rows = torch.logsumexp(_without(logits, present), dim=1)
+        columns = torch.logsumexp(_without(logits.T, present), dim=1)
+    else:
+        # A cosine is at most 1, so one matrix of exponentials serves both directions.
+        powers = torch.exp(logits.to(positive.dtype) - 1 / temperature)
+        if present is None:
+            sums = [powers.sum(dim=1), powers.sum(dim=0)]
+        else:
+            # Of who is absent nothing is taken; 1 stands for a sum that nobody asks for.
+            there = present.to(powers.dtype)
+            sums = [torch.where(present, part, 1) for part in (powers @ there, there @ powers)]
+        rows, columns = (torch.log(part) + 1 / temperature for part in sums)
+    return (_mean(rows - positive, present) + _mean(columns - positive, present)) / 2
 
 
 def _without(logits: Tensor, present: Tensor | None) -> Tensor:
