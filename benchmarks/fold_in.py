@@ -5,8 +5,8 @@ Run from the repository with the benchmark files in FUNNELREC_DATA::
     python benchmarks/fold_in.py                        # rmbrec on taobao15k, two trainings
     python benchmarks/fold_in.py --model conversion
     python benchmarks/fold_in.py --seed 1               # another tenth, another training
-    python benchmarks/fold_in.py --own-length 2 --keep FOLDER   # what OWN_LENGTH was chosen by
-    python benchmarks/fold_in.py time                   # one user's milliseconds, one epoch
+    python benchmarks/fold_in.py --own-length 2 --keep FOLDER   # how own_length was chosen
+    python benchmarks/fold_in.py time --keep FOLDER     # one user's milliseconds, one epoch
 
 A tenth of the users is drawn. One model is trained on everybody; another one never sees these
 users and gets what the first was trained on of them as a history. Both select their epoch on the
@@ -36,9 +36,10 @@ from funnelrec.data.dataset import Dataset, IdMap, TrainingData
 from funnelrec.data.interactions import Interactions, LongArray
 from funnelrec.evaluation.metrics import hr, ndcg
 from funnelrec.evaluation.ranking import Ranks, rank_held_out
-from funnelrec.models import create_model, propagated
+from funnelrec.models import create_model
 from funnelrec.models.base import Recommender
 from funnelrec.models.folding import FoldedUsers
+from funnelrec.models.propagated import OWN_LENGTH, PropagatedRecommender
 from reproduction import CHOSEN, append, load, machine
 
 RESULTS = Path(__file__).resolve().parent / "results/fold_in.jsonl"
@@ -130,7 +131,12 @@ def ranked(
 
 
 def compared(
-    dataset: Dataset, name: str, settings: dict[str, Any], seed: int, keep: Path | None = None
+    dataset: Dataset,
+    name: str,
+    settings: dict[str, Any],
+    seed: int,
+    keep: Path | None = None,
+    own_length: float = OWN_LENGTH,
 ) -> dict[str, Any]:
     """Return the record of one comparison."""
     data = dataset.training
@@ -140,6 +146,8 @@ def compared(
     full = trained(name, settings, seed, data, places[0])
     part = trained(name, settings, seed, without(data, left), places[1])
     seconds = time.process_time() - began
+    if isinstance(part, PropagatedRecommender):
+        part.own_length = own_length
     folded = part.fold_in(log_of(data, left))
     if (folded.histories.known >= 0).any():
         raise SystemExit("the users left out are known to the model: the comparison is void.")
@@ -156,11 +164,14 @@ def _epochs(model: Any) -> int | None:
     return None if history is None else int(history.best_epoch)
 
 
-def timed(dataset: Dataset, name: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
+def timed(
+    dataset: Dataset, name: str, settings: dict[str, Any], seed: int, keep: Path | None = None
+) -> dict[str, Any]:
     """Return percentiles of ``recommend`` for one user with a frame, in milliseconds."""
     data = dataset.training
     left = left_out(data, seed)
-    model = trained(name, settings, seed, without(data, left), None)
+    kept = None if keep is None else keep / f"{name}-{seed}-timed"
+    model = trained(name, settings, seed, without(data, left), kept)
     frames = log_of(data, left).partition_by("user_id", maintain_order=True)[:TIMED]
     taken = []
     for frame in [frames[0], *frames]:
@@ -173,6 +184,7 @@ def timed(dataset: Dataset, name: str, settings: dict[str, Any], seed: int) -> d
         "milliseconds_for_one_user": {
             "first": round(first, 2),
             "median": round(float(np.median(rest)), 2),
+            "p95": round(float(np.quantile(rest, 0.95)), 2),
             "p99": round(float(np.quantile(rest, 0.99)), 2),
         },
         "users": len(rest),
@@ -181,38 +193,43 @@ def timed(dataset: Dataset, name: str, settings: dict[str, Any], seed: int) -> d
 
 
 def main() -> None:
-    """Measure one model and print the record."""
+    """Measure models and print the records."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("step", nargs="?", choices=["compare", "time"], default="compare")
     parser.add_argument("--dataset", default="taobao15k")
-    parser.add_argument("--model", default="rmbrec")
+    parser.add_argument("--model", nargs="+", default=["rmbrec"], dest="models")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="Epochs at most, the model's own if not given.")
-    parser.add_argument(
-        "--own-length", type=float, default=propagated.OWN_LENGTH, help="Of graph models."
-    )
+    parser.add_argument("--own-length", type=float, default=OWN_LENGTH, help="Of graph models.")
     parser.add_argument("--threads", type=int, default=1, help="One, as a worker of the service.")
     parser.add_argument("--keep", type=Path, help="Folder for the trained models, taken up again.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    propagated.OWN_LENGTH = arguments.own_length
-    settings = dict(CHOSEN.get(arguments.model, {}))
-    epochs = 1 if arguments.step == "time" and arguments.epochs is None else arguments.epochs
-    if epochs is not None and "epochs" in create_model(arguments.model).config.model_dump():
-        settings["epochs"] = epochs
     dataset = load(arguments.dataset)
     if dataset is None:
         return
-    given = (dataset, arguments.model, settings, arguments.seed)
-    found = timed(*given) if arguments.step == "time" else compared(*given, arguments.keep)
+    for name in arguments.models:
+        measure(dataset, name, arguments)
+
+
+def measure(dataset: Dataset, name: str, arguments: argparse.Namespace) -> None:
+    """Measure one model, add the record to the results and print it."""
+    model = create_model(name)
+    settings = dict(CHOSEN.get(name, {}))
+    epochs = 1 if arguments.step == "time" and arguments.epochs is None else arguments.epochs
+    if epochs is not None and "epochs" in model.config.model_dump():
+        settings["epochs"] = epochs
+    given = (dataset, name, settings, arguments.seed, arguments.keep)
+    length = arguments.own_length
+    found = timed(*given) if arguments.step == "time" else compared(*given, length)
     row = {
         "step": arguments.step,
         "dataset": arguments.dataset,
         "fingerprint": dataset.fingerprint,
-        "model": arguments.model,
+        "model": name,
         "settings": settings,
         "seed": arguments.seed,
-        "own_length": arguments.own_length,
+        "own_length": length if isinstance(model, PropagatedRecommender) else None,
         **found,
         "bars": BAR,
         "versions": {"funnelrec": __version__, "torch": str(torch.__version__)},

@@ -109,7 +109,7 @@ def test_a_user_who_joins_is_heard_by_its_own_items(
     share = {item: ((degrees[item] + 1) * len(touched)) ** -0.5 for item in touched}
     mine, at, moves = [own[0]], {item: items[item] for item in touched}, []
     for layer in range(1, layers + 1):
-        before = {item: frozen.rows[layer][item] for item in touched}
+        before = {item: frozen.rows[item][layer] for item in touched}
         after = {
             item: unit(
                 (degrees[item] / (degrees[item] + 1)) ** 0.5 * before[item] + share[item] * mine[-1]

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
+from fold_helpers import log_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weighted_helpers import Dense, assert_weights_matter, dense_profiles, hit_share
 
 from funnelrec.data.dataset import Dataset, TrainingData
-from funnelrec.models import create_model
+from funnelrec.models import create_model, itemknn
 from funnelrec.testing.datasets import datasets, planted_dataset
 
 Make = Callable[..., Dataset]
@@ -100,3 +105,97 @@ def test_it_finds_what_other_behaviors_tell() -> None:
     data = planted_dataset()
     popular = create_model("popularity").fit(data)
     assert hit_share(create_model("itemknn").fit(data), data, 5) > 2 * hit_share(popular, data, 5)
+
+
+def known_less(data: TrainingData, lost: dict[int, float]) -> TrainingData:
+    """Return the data of which these users keep so large a share of each behavior's pairs."""
+    parts = {}
+    for name, part in data.interactions.items():
+        keep = np.ones(part.nnz, dtype=np.bool_)
+        for user, share in lost.items():
+            rows = slice(part.indptr[user], part.indptr[user + 1])
+            size = part.indptr[user + 1] - part.indptr[user]
+            keep[rows] = np.arange(size) < share * size
+        parts[name] = part.select(keep)
+    return replace(data, interactions=MappingProxyType(parts))
+
+
+WEIGHTS = {"view": 0.37, "cart": 0.0, "purchase": 1.9}
+
+
+@pytest.mark.parametrize("own", [0.0, 1.3])
+@pytest.mark.parametrize("shrinkage", [0.0, 7.0])
+def test_a_user_folded_in_is_scored_as_after_training_again(
+    tiny_dataset: Dataset, own: float, shrinkage: float
+) -> None:
+    settings = {"weights": WEIGHTS, "shrinkage": shrinkage, "own": own, "neighbors": 40}
+    data = tiny_dataset.training
+    again = create_model("itemknn", **settings).fit(data)
+    # Of 1, who bought everything, and of 9 nothing is known; of 12 a half is.
+    for user, share in ((1, 0.0), (9, 0.0), (12, 0.5)):
+        model = create_model("itemknn", **settings).fit(known_less(data, {user: share}))
+        before = model.score([user])[0]
+        log = log_of(data, [user])
+        folded = model.fold_in(log if share else log.with_columns(user_id=pl.lit("stranger")))
+        assert (folded.histories.known >= 0).all() == (share > 0)
+        found, wanted = folded.score([0])[0], again.score([user])[0]
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(before, wanted, rtol=0.01)
+        # Nobody else is told of it.
+        others = [4, 20, 33]
+        assert torch.equal(
+            model.score(others), create_model("itemknn", **settings).fit(model.data).score(others)
+        )
+
+
+def slow_joined(data: TrainingData, history: Dense, k: int, shrinkage: float) -> tuple[Dense, int]:
+    """Return the scores of a stranger from dense cosines, and how many neighbors it makes."""
+    profiles = dense_profiles(data, WEIGHTS)
+    joined = np.vstack([profiles, history])
+
+    def cosines(rows: Dense) -> Dense:
+        lengths = np.sqrt((rows**2).sum(axis=0))
+        return np.asarray(rows.T @ rows / (np.outer(lengths, lengths) + shrinkage))
+
+    before, after = cosines(profiles), cosines(joined)
+    scores, made = np.zeros(data.n_items), 0
+    for item in range(data.n_items):
+        votes = before[:, item].copy()
+        votes[item] = 0
+        # The k-th of the others; 0 where there are fewer.
+        bound = np.sort(votes)[::-1][k - 1]
+        near = (votes > 0) & (votes >= bound * (1 - 1e-6))
+        if history[item]:
+            entering = ~near & (history > 0) & (after[:, item] >= bound * (1 - 1e-6))
+            entering[item] = False
+            made += int(entering.sum())
+            near |= entering
+        near[item] = True
+        scores[item] = (history * after[:, item])[near].sum()
+    return scores, made
+
+
+@pytest.mark.parametrize("k", [1, 3, 6, 12])
+def test_neighbors_of_a_stranger(tiny_dataset: Dataset, k: int) -> None:
+    whole = tiny_dataset.training
+    made = 0
+    for user in (1, 5, 10, 13):
+        data = known_less(whole, {user: 0.0})
+        model = create_model("itemknn", weights=WEIGHTS, neighbors=k, shrinkage=2.0).fit(data)
+        history = dense_profiles(whole, WEIGHTS)[user]
+        wanted, entering = slow_joined(data, history, k, 2.0)
+        folded = model.fold_in(log_of(whole, [user], lambda _: "stranger"))
+        np.testing.assert_allclose(folded.score([0])[0].numpy(), wanted, rtol=1e-5, atol=1e-6)
+        made += entering
+    assert made
+
+
+def test_pieces_of_a_long_history_change_nothing(
+    tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_dataset.training
+    model = create_model("itemknn", neighbors=4).fit(known_less(data, {1: 0.0}))
+    folded = model.fold_in(log_of(data, [1], lambda _: "stranger"))
+    wanted = folded.score([0])
+    monkeypatch.setattr(itemknn, "_COMPARED", 7 * 40)
+    torch.testing.assert_close(folded.score([0]), wanted)

@@ -212,6 +212,26 @@ class Interactions:
             last=None if self.last is None else self.last[place],
         )
 
+    def between(self, start: int, stop: int) -> Interactions:
+        """Return rows ``start`` to ``stop`` - 1: views of these arrays, nothing is copied.
+
+        Examples
+        --------
+        >>> clicks = Interactions.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+        >>> clicks.between(1, 2).indices.tolist()
+        [1]
+        """
+        own = slice(int(self.indptr[start]), int(self.indptr[stop]))
+        return Interactions(
+            n_users=stop - start,
+            n_items=self.n_items,
+            indptr=self.indptr[start : stop + 1] - self.indptr[start],
+            indices=self.indices[own],
+            counts=self.counts[own],
+            first=None if self.first is None else self.first[own],
+            last=None if self.last is None else self.last[own],
+        )
+
     def contains(self, users: npt.ArrayLike, items: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Return for each given pair whether it is here; shape of the inputs."""
         return np.asarray(self.places(users, items) >= 0)

@@ -88,11 +88,15 @@ def weighted_sum(
     """
     shape = next(iter(interactions.values())).shape
     parts = [
-        part.matrix() * np.float32(weights[name])
+        sp.csr_array(
+            (np.full(part.nnz, weights[name], np.float32), part.indices, part.indptr), shape=shape
+        )
         for name, part in interactions.items()
         if weights[name]
     ]
-    added = sum(parts, sp.csr_array(shape, dtype=np.float32)).tocsr()
+    # A copy: the arrays of interactions are read-only.
+    first = parts[0].copy() if parts else sp.csr_array(shape, dtype=np.float32)
+    added = sum(parts[1:], first).tocsr()
     total = sp.csr_array((added.data, added.indices, added.indptr), shape=shape)
     total.sort_indices()
     # A weight below the smallest float32 leaves zeros, which are no pairs.

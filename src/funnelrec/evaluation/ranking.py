@@ -33,8 +33,8 @@ BlockVisitor = Callable[[LongArray, torch.Tensor], None]
 _CACHE_ENTRIES = 2**18
 # Rows of a part at least: fewer cost more in calls than a part in cache saves.
 _LEAST_ROWS = 16
-# From so many entries on the best are looked for in pieces of so many.
-_WIDE, _PIECE = 2**11, 8
+# From so many entries a row, and so many in all, the best are looked for in pieces of so many.
+_WIDE, _FEW, _PIECE = 2**11, 2**15, 8
 # Largest count that float32 holds exactly.
 _FLOAT32_EXACT = 2**24
 
@@ -385,7 +385,8 @@ def _largest(rows: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tenso
     """
     width = rows.shape[1]
     pieces = width // _PIECE
-    if rows.device.type != "cpu" or width < _WIDE or 2 * length > pieces:
+    few = rows.numel() < _FEW or width < _WIDE
+    if rows.device.type != "cpu" or few or 2 * length > pieces:
         found = torch.topk(rows, length, dim=1)
         return found.values, found.indices
     whole = pieces * _PIECE
@@ -405,7 +406,9 @@ def merge_masks(masks: Sequence[Interactions], scorer: Scorer) -> Interactions |
         check_shape(scorer, mask, "a mask")
     if not masks:
         return None
-    return masks[0].merged(*masks[1:]) if len(masks) > 1 else masks[0]
+    # An empty part would be sorted into the others all the same.
+    parts = [mask for mask in masks if mask.nnz] or [masks[0]]
+    return parts[0].merged(*parts[1:]) if len(parts) > 1 else parts[0]
 
 
 def check_length(k: int) -> None:

@@ -11,7 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from funnelrec.graph.adjacency import Adjacency
-from funnelrec.graph.propagation import Combination, row_normalize, sparse_product
+from funnelrec.graph.propagation import (
+    Combination,
+    inverse_length,
+    row_normalize,
+    sparse_product,
+)
 
 FoldedCombination = Combination | Literal["mean of later"]
 
@@ -37,18 +42,22 @@ class FrozenItems:
     Parameters
     ----------
     rows
-        Item layers 0 to L before any of them is normalised, shape ``(L + 1, N, d)``.
+        Item layers 0 to L before any of them is normalised, shape ``(N, L + 1, d)``: what one item
+        has lies together, so that a user takes all layers at one time.
+    inverse
+        What normalising multiplies each of these rows by, shape ``(N, L + 1, 1)``, 1 for layer 0;
+        None if layers are not normalised.
     degrees
         Edges of each item, float, shape ``(N,)``.
-    combine, normalize_layers
+    combine
         As in :func:`funnelrec.graph.propagation.propagate`; ``mean of later`` is the mean of
         layers 1 to L.
     """
 
     rows: Tensor
+    inverse: Tensor | None
     degrees: Tensor
     combine: FoldedCombination
-    normalize_layers: bool
 
     @classmethod
     def of(
@@ -70,7 +79,7 @@ class FrozenItems:
         users, items
             Layer 0, shapes ``(M, d)`` and ``(N, d)``.
         layers, combine, normalize_layers
-            See the fields; L is ``layers``.
+            As of :func:`propagate`; L is ``layers``.
         """
         rows = [items]
         for _ in range(layers):
@@ -82,7 +91,12 @@ class FrozenItems:
             if normalize_layers:
                 users, items = row_normalize(users), row_normalize(items)
         degrees = graph.to_items.indptr.diff().to(items.dtype)
-        return cls(torch.stack(rows), degrees, combine, normalize_layers)
+        stacked = torch.stack(rows, dim=1)
+        inverse = None
+        if normalize_layers:
+            inverse = inverse_length(stacked)
+            inverse[:, 0] = 1
+        return cls(stacked, inverse, degrees, combine)
 
     @classmethod
     def side_by_side(cls, sides: Sequence[Self]) -> Self:
@@ -91,12 +105,12 @@ class FrozenItems:
         They must agree in all but rows and degrees. One call for all of them is what makes one
         user quick.
         """
-        first = sides[0]
+        inverse = [side.inverse for side in sides if side.inverse is not None]
         return cls(
-            torch.cat([side.rows for side in sides], dim=1),
+            torch.cat([side.rows for side in sides]),
+            torch.cat(inverse) if inverse else None,
             torch.cat([side.degrees for side in sides]),
-            first.combine,
-            first.normalize_layers,
+            sides[0].combine,
         )
 
     def at(self, indptr: Tensor, indices: Tensor) -> FrozenEdges:
@@ -108,20 +122,17 @@ class FrozenItems:
             The edges in compressed rows, int32 or int64, shapes ``(n + 1,)`` and ``(nnz,)``.
         """
         sizes = indptr.diff()
-        # Layer by layer: what one user takes then stays below the size from which the system is
-        # asked for new pages each time, which would take longer than all of the work.
-        raw = [rows.index_select(0, indices) for rows in self.rows]
-        seen = raw
-        if self.normalize_layers:
-            seen = [raw[0], *(row_normalize(rows) for rows in raw[1:])]
+        user = torch.repeat_interleave(sizes)
+        raw = self.rows.index_select(0, indices)
         return FrozenEdges(
             side=self,
             indptr=indptr,
-            user=torch.repeat_interleave(sizes).long(),
-            sizes=sizes,
+            user=user.long(),
+            place=torch.arange(len(user), device=user.device, dtype=indptr.dtype),
+            sizes=sizes.index_select(0, user),
             degrees=self.degrees.index_select(0, indices),
             raw=raw,
-            seen=seen,
+            seen=raw if self.inverse is None else raw * self.inverse.index_select(0, indices),
         )
 
 
@@ -137,21 +148,24 @@ class FrozenEdges:
         Where the edges of each user begin, shape ``(n + 1,)``.
     user
         The user of each edge, int64, shape ``(nnz,)``.
+    place
+        0, 1, 2, ... of the type of ``indptr``, shape ``(nnz,)``.
     sizes
-        Edges of each user, shape ``(n,)``.
+        Edges of each edge's user, shape ``(nnz,)``.
     degrees
         Edges of each edge's item in the graph, shape ``(nnz,)``.
     raw, seen
-        Layers 0 to L of each edge's item before and after normalising, each ``(nnz, d)``.
+        Layers 0 to L of each edge's item before and after normalising, ``(nnz, L + 1, d)``.
     """
 
     side: FrozenItems
     indptr: Tensor
     user: Tensor
+    place: Tensor
     sizes: Tensor
     degrees: Tensor
-    raw: list[Tensor]
-    seen: list[Tensor]
+    raw: Tensor
+    seen: Tensor
 
     def users(self, own: Tensor) -> Tensor:
         """Return the combined embedding of the users, none of whom joins, shape ``(n, d)``.
@@ -170,8 +184,10 @@ class FrozenEdges:
         >>> round(edges.users(torch.zeros(1, 1)).item(), 4)  # 2 / sqrt(2) / 2
         0.7071
         """
-        weights = (self.sizes[self.user] * self.degrees.clamp_min(1)).rsqrt()
-        return self._combined([own, *(self._heard(items, weights) for items in self.seen[:-1])])
+        weights = (self.sizes * self.degrees.clamp_min(1)).rsqrt()
+        # Nothing of these users comes back to them: all layers are heard at one time.
+        heard = self._heard(self.seen.flatten(1), weights).view(-1, *self.seen.shape[1:])
+        return self._combined([own, *self._unit(heard[:, :-1]).unbind(1)])
 
     def joined(self, own: Tensor, joins: Tensor) -> tuple[Tensor, Tensor]:
         """Return the combined embedding of the users, and how far each moves its items.
@@ -191,34 +207,39 @@ class FrozenEdges:
             What is to be added to the combined embedding of each edge's item for the edge's user,
             shape ``(nnz, d)``; zero where the user does not join.
         """
-        joining = joins[self.user]
+        joining = joins.index_select(0, self.user)
         now = (self.degrees + joining).clamp_min(1)
-        weights = (self.sizes[self.user] * now).rsqrt()
-        heard, kept = (weights * joining)[:, None], (self.degrees / now).sqrt()[:, None]
-        layers, items = [own], self.seen[0]
+        weights = (self.sizes * now).rsqrt()
+        share, kept = (weights * joining)[:, None], (self.degrees / now).sqrt()
+        layers, items = [own], self.seen[:, 0]
         moves = [torch.zeros_like(items)]
-        for raw, seen in zip(self.raw[1:], self.seen[1:], strict=True):
-            following = torch.addcmul(raw * kept, layers[-1][self.user], heard)
-            if self.side.normalize_layers:
-                following = row_normalize(following)
-            layers.append(self._heard(items, weights))
-            moves.append(following - seen)
-            items = following
+        faded = (self.raw * kept[:, None, None]).unbind(1)
+        for raw, seen in zip(faded[1:], self.seen.unbind(1)[1:], strict=True):
+            following = torch.addcmul(raw, layers[-1].index_select(0, self.user), share)
+            layers.append(self._unit(self._heard(items, weights)))
+            items = self._unit(following)
+            moves.append(items - seen)
         return self._combined(layers), self._combined(moves) * joining[:, None]
 
     def _heard(self, ends: Tensor, weights: Tensor) -> Tensor:
-        """Return the next layer of the users from the items at the ends, shape ``(n, d)``."""
+        """Return the weighted sum of the edges of each user, shape ``(n, width of ends)``."""
         if not len(ends):
-            return ends.new_zeros(len(self.sizes), ends.shape[1])
-        total = F.embedding_bag(
-            torch.arange(len(ends), device=ends.device, dtype=self.indptr.dtype),
+            return ends.new_zeros(len(self.indptr) - 1, ends.shape[1])
+        return F.embedding_bag(
+            self.place,
             ends,
             self.indptr,
             mode="sum",
             per_sample_weights=weights,
             include_last_offset=True,
         )
-        return row_normalize(total) if self.side.normalize_layers else total
+
+    def _unit(self, rows: Tensor) -> Tensor:
+        """Return the rows as the next layer takes them; zero rows stay zero."""
+        if self.side.inverse is None:
+            return rows
+        # Without a gradient to care for this is :func:`row_normalize` in fewer calls.
+        return F.normalize(rows, dim=-1, eps=torch.finfo(rows.dtype).tiny ** 0.5)
 
     def _combined(self, layers: list[Tensor]) -> Tensor:
         combine = self.side.combine

@@ -64,7 +64,7 @@ def row_normalize(rows: Tensor) -> Tensor:
     rows
         Shape ``(n, d)``.
     """
-    return rows * _inverse_length(rows)
+    return rows * inverse_length(rows)
 
 
 def propagate(
@@ -336,7 +336,7 @@ class _Propagation(torch.autograd.Function):
 
 def _normalize_(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Divide rows by their length in place; return them and the inverse lengths."""
-    inverse = _inverse_length(rows)
+    inverse = inverse_length(rows)
     return rows.mul_(inverse), inverse
 
 
@@ -346,7 +346,14 @@ def _normalize_backward_(gradient: Tensor, unit: Tensor, inverse: Tensor) -> Ten
     return gradient.addcmul_(unit, along, value=-1).mul_(inverse)
 
 
-def _inverse_length(rows: Tensor) -> Tensor:
+def inverse_length(rows: Tensor) -> Tensor:
+    """Return what :func:`row_normalize` multiplies rows by: one over the length, 0 for zero rows.
+
+    Parameters
+    ----------
+    rows
+        Shape ``(..., d)``; the result has the shape ``(..., 1)``.
+    """
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     inverse: Tensor = (length > 0) / length.clamp_min(torch.finfo(rows.dtype).tiny ** 0.5)
     return inverse

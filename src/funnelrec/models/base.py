@@ -492,12 +492,12 @@ class Recommender(ABC, Generic[SettingsT]):
             kept = items >= 0
             row, place = np.nonzero(kept)
             part = pl.DataFrame(
-                {
-                    USER: ids[done + row],
-                    ITEM: self.data.item_ids.decode(items[kept]),
-                    SCORE: scores[kept].astype(np.float32),
-                    RANK: (place + 1).astype(np.int32),
-                }
+                [
+                    ids[done + row].alias(USER),
+                    self.data.item_ids.decode(items[kept]).alias(ITEM),
+                    pl.Series(SCORE, scores[kept].astype(np.float32)),
+                    pl.Series(RANK, (place + 1).astype(np.int32)),
+                ]
             )
             parts.append(part)
             done, height = done + len(users), height + part.height

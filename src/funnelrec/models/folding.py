@@ -65,13 +65,16 @@ class FoldedUsers:
 
     def score(self, users: Any) -> Tensor:
         """Return the scores of all items, shape ``(len(users), n_items)``; users are rows."""
-        rows = checked_users(users, self.n_users)
+        rows = asked = checked_users(users, self.n_users)
+        if len(rows) == 2 and rows[0] == rows[1]:
+            # A single user is asked for twice, and needs the work of one.
+            rows = rows[:1]
         with torch.no_grad():
             block = self._score(self.histories.select(rows))
             cold = self.cold[rows]
             if cold.any():
                 block[torch.from_numpy(cold).to(block.device)] = self._popularity.to(block.device)
-        return block
+        return block.expand(len(asked), -1)
 
     def excluded(self, masks: tuple[Mask, ...]) -> tuple[Interactions, ...]:
         """Return the pairs that a resolved policy takes out of the ranking; rows for users."""

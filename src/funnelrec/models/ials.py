@@ -74,6 +74,12 @@ class IALS(ProductRecommender[IALSSettings], WeightedRecommender[IALSSettings]):
         "weights": PerAuxiliary(Range(0.01, 3.0, log=True)),
     }
 
+    _gram: Tensor | None
+
+    def _keep(self, users: Tensor, items: Tensor) -> None:
+        super()._keep(users, items)
+        self._gram = None
+
     def memory(self, sizes: Sizes) -> dict[str, int]:
         """Return the bytes of two copies of the factors, too."""
         return {**super().memory(sizes), "factors": 2 * 4 * self.config.dim * sizes.nodes}
@@ -108,17 +114,20 @@ class IALS(ProductRecommender[IALSSettings], WeightedRecommender[IALSSettings]):
         Exact, where training takes a few steps of conjugate gradients: a user of training comes
         out near the trained factor, not in the same bits.
         """
-        profiles, items = self.profiles_of(histories), self._items.double()
-        ridge = torch.eye(items.shape[1], dtype=items.dtype, device=self.device) * self.config.l2
-        everything = items.T @ items + ridge
-        factors = torch.zeros(len(histories), items.shape[1], device=self.device)
+        profiles = self.profiles_of(histories)
+        if self._gram is None:
+            every = self._items.double()
+            ridge = torch.full((every.shape[1],), self.config.l2, device=self.device).double()
+            self._gram = every.T @ every + torch.diag(ridge)
+        factors = torch.zeros(len(histories), self._items.shape[1], device=self.device)
         bounds = profiles.indptr
         for row in np.flatnonzero(np.diff(bounds)).tolist():
             own = slice(bounds[row], bounds[row + 1])
-            theirs = items[torch.tensor(profiles.indices[own], device=self.device).long()]
+            places = torch.tensor(profiles.indices[own], device=self.device).long()
+            theirs = self._items[places].double()
             extra = (
                 self.config.alpha * torch.tensor(profiles.data[own], device=self.device).double()
             )
-            weighed = everything + theirs.T @ (extra[:, None] * theirs)
+            weighed = self._gram + theirs.T @ (extra[:, None] * theirs)
             factors[row] = torch.linalg.solve(weighed, theirs.T @ (1 + extra)).float()
         return factors

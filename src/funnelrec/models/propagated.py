@@ -8,6 +8,7 @@ from typing import ClassVar, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from funnelrec.common.errors import CapabilityError
@@ -15,7 +16,6 @@ from funnelrec.data.dataset import TrainingData
 from funnelrec.data.histories import Histories
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.graph.folding import FrozenItems
-from funnelrec.graph.propagation import row_normalize
 from funnelrec.models.base import Capabilities
 from funnelrec.models.gradient import (
     EmbeddingNetwork,
@@ -26,8 +26,8 @@ from funnelrec.models.gradient import (
 
 _EGO = ("ego_users", "ego_items")
 OWN_LENGTH = 3.0
-"""Length of a stranger's layer 0, in medians of training's. Of 0, 1, 2, 3 and 4 the one by which
-validation purchases of users left out came nearest to a refit (benchmarks/fold_in.py)."""
+"""Of 0, 1, 2, 3 and 4 the length of a stranger's layer 0 by which validation purchases of users
+left out came nearest to a refit (benchmarks/fold_in.py)."""
 
 
 class PropagatedRecommender(EmbeddingRecommender[GradientT]):
@@ -40,6 +40,9 @@ class PropagatedRecommender(EmbeddingRecommender[GradientT]):
     capabilities: ClassVar[Capabilities] = Capabilities(
         trained_by_gradient=True, folds_in_new_users=True
     )
+
+    own_length: float = OWN_LENGTH
+    """Length of a stranger's layer 0, in medians of training's; of a model it may be set."""
 
     _ego: tuple[Tensor, Tensor] | None
     _side: FrozenItems | None
@@ -91,7 +94,7 @@ class PropagatedRecommender(EmbeddingRecommender[GradientT]):
 
         A stranger has no layer 0, by which the items that a user of training touched know that
         user. It is given one that points where the rest of its embedding points,
-        ``OWN_LENGTH`` times as long as is usual. None moves anything where nobody is a stranger.
+        ``own_length`` times as long as is usual. None moves anything where nobody is a stranger.
         """
         ego_users, ego_items = self._layer_0()
         if self._side is None:
@@ -106,21 +109,33 @@ class PropagatedRecommender(EmbeddingRecommender[GradientT]):
         n_graphs, n_users, n_items = len(parts), len(histories), histories.n_items
         # User u of graph b is b n + u, item i is b N + i.
         sizes = np.concatenate([part.user_degrees for part in parts])
-        indptr = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)])).to(self.device)
-        indices = torch.from_numpy(
-            np.concatenate([part.indices + b * np.int64(n_items) for b, part in enumerate(parts)])
-        ).to(self.device)
-        known = torch.from_numpy(histories.known).to(self.device)
-        strange = (known < 0).to(ego_users.dtype)
-        own = ego_users[known.clamp_min(0)] * (1 - strange)[:, None]
+        items = np.concatenate([part.indices for part in parts]).astype(np.int64)
+        shift = np.repeat(np.arange(n_graphs) * np.int64(n_items), [part.nnz for part in parts])
+        indptr, indices, at, known = (
+            torch.from_numpy(array).to(self.device)
+            for array in (
+                np.concatenate([[0], np.cumsum(sizes)]),
+                items + shift,
+                items,
+                np.maximum(histories.known, 0),
+            )
+        )
         edges = self._side.at(indptr, indices)
-        users = edges.users(own.repeat(n_graphs, 1)).view(n_graphs, n_users, -1).mean(dim=0)
-        touched = (edges.user % n_users, indices % n_items)
-        if not (histories.known < 0).any():
-            return users, touched, None
-        own = own + OWN_LENGTH * self._usual * row_normalize(users) * strange[:, None]
+        user = edges.user if n_graphs == 1 else edges.user % n_users
+        own = ego_users.index_select(0, known)
+        strangers = histories.known < 0
+        if not strangers.any():
+            return self._mean(edges.users(own.repeat(n_graphs, 1)), n_users), (user, at), None
+        strange = torch.from_numpy(strangers).to(own)
+        own = own * (1 - strange)[:, None]
+        users = self._mean(edges.users(own.repeat(n_graphs, 1)), n_users)
+        own = own + F.normalize(users) * (self.own_length * self._usual * strange)[:, None]
         users, moved = edges.joined(own.repeat(n_graphs, 1), strange.repeat(n_graphs))
-        return users.view(n_graphs, n_users, -1).mean(dim=0), touched, moved / n_graphs
+        return self._mean(users, n_users), (user, at), moved / n_graphs
+
+    def _mean(self, users: Tensor, n_users: int) -> Tensor:
+        """Return the mean over graphs, shape ``(n_users, d)``."""
+        return users.view(-1, n_users, users.shape[1]).mean(dim=0)
 
     def _layer_0(self) -> tuple[Tensor, Tensor]:
         if self._ego is None:

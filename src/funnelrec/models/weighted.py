@@ -18,7 +18,7 @@ from funnelrec.data.dataset import TrainingData
 from funnelrec.data.histories import Histories
 from funnelrec.data.profiles import behavior_weights, weighted_profiles, weighted_sum
 from funnelrec.data.sizes import Sizes
-from funnelrec.graph.neighbors import PRODUCT_BUDGET
+from funnelrec.graph.neighbors import PRODUCT_BUDGET, Values
 from funnelrec.models.base import FitOptions, Recommender
 
 Weights = Annotated[
@@ -69,6 +69,14 @@ class WeightedRecommender(Recommender[WeightedT]):
         return weighted_sum(histories.interactions, weights)
 
 
+def filled(block: sp.csr_array) -> Values:
+    """Return a block of scores or similarities with its zeros, float32, of the same shape."""
+    whole = np.zeros(block.shape, dtype=np.float32)
+    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+    whole[rows, block.indices] = block.data
+    return whole
+
+
 class SparseSimilarityRecommender(WeightedRecommender[WeightedT]):
     """Scores by a sparse matrix of similar items: the user's profile times that matrix.
 
@@ -114,11 +122,7 @@ class SparseSimilarityRecommender(WeightedRecommender[WeightedT]):
         return found.to(self.device)
 
     def _votes(self, profiles: sp.csr_array) -> Tensor:
-        product = (profiles @ self._similar).tocsr()
-        block = torch.zeros(product.shape)
-        rows = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
-        block.numpy()[rows, product.indices] = product.data
-        return block.to(self.device)
+        return torch.from_numpy(filled((profiles @ self._similar).tocsr())).to(self.device)
 
     def _state(self) -> dict[str, Tensor]:
         return {
