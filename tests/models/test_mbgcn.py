@@ -124,7 +124,7 @@ def compare(data: TrainingData, **given_settings: Any) -> None:
 RELEASE: dict[str, Any] = {**MBGCN.presets["release"], "pretraining": 0}
 
 
-@pytest.mark.parametrize("given_settings", [{}, {"mix": 0.2}, RELEASE])
+@pytest.mark.parametrize("given_settings", [{}, {"mix": 0.2}, {"map_init": "identity"}, RELEASE])
 def test_the_loss_is_its_definition_with_gradients(
     tiny_dataset: Dataset, given_settings: dict[str, Any]
 ) -> None:
@@ -144,6 +144,20 @@ def test_scores_are_the_equations_over_everybody(tiny_dataset: Dataset) -> None:
     made = network(data)
     users, items = made.embeddings()
     torch.testing.assert_close(users @ items.T, slow_scores(made, data)[0])
+
+
+def test_identity_maps_begin_with_how_alike_items_are(tiny_dataset: Dataset) -> None:
+    data = tiny_dataset.training
+    made = network(data, map_init="identity", mix=0.0)
+    users, items = made.embeddings()
+    expected = torch.zeros(data.shape, dtype=torch.float64)
+    for name in order(data):
+        graph = torch.from_numpy(alike_items(data.interactions[name], 4).toarray()).double()
+        beside = graph @ made.items / graph.sum(dim=1, keepdim=True).clamp_min(1)
+        likeness = made.items @ made.items.T + beside @ beside.T
+        heard = dense(data.interactions[name])
+        expected += heard @ likeness / heard.sum(dim=1, keepdim=True).clamp_min(1)
+    torch.testing.assert_close(users @ items.T, expected / len(order(data)))
 
 
 def test_shares_add_up_and_have_no_scale(tiny_dataset: Dataset) -> None:
