@@ -234,34 +234,48 @@ class _Plan:
 
 @dataclass(frozen=True, eq=False)
 class _Ends:
-    """Where the wanted rows of one side of a graph stand in its last layer.
+    """Where the wanted rows of one side of a graph stand in its layers.
 
-    Without ``matrix`` the last layer is made whole, and they stand at their own places.
+    Parameters
+    ----------
+    places, isolated
+        Of each wanted row among the kept nodes, and which of them are none.
+    rows, numbers, matrix
+        The distinct ones among the places, the number of each wanted row among these, and their
+        rows of the graph; without them the last layer is made whole.
     """
 
     places: Tensor
     isolated: Tensor | None
-    at_last: Tensor
-    matrix: CsrMatrix | None
+    rows: Tensor | None = None
+    numbers: Tensor | None = None
+    matrix: CsrMatrix | None = None
 
     @classmethod
     def of(cls, half: CsrMatrix, found: Tensor | None, wanted: Tensor) -> _Ends:
         places, isolated = _placed(found, wanted)
         if places.is_cuda or not half.shape[0]:
-            return cls(places, isolated, places, None)
+            return cls(places, isolated)
         there = torch.zeros(half.shape[0], dtype=torch.bool)
         there[places] = True
-        kept, numbers = _numbered(there)
-        sizes = half.indptr.diff()
-        if 2 * int(sizes[kept].sum()) >= half.nnz:
-            return cls(places, isolated, places, None)
-        return cls(places, isolated, numbers[places], half.taking(kept))
+        rows, numbers = _numbered(there)
+        if 2 * int(half.indptr.diff()[rows].sum()) >= half.nnz:
+            return cls(places, isolated)
+        return cls(places, isolated, rows, numbers[places], half.taking(rows))
 
-    def added(self, gradient: Tensor, table: Tensor, places: Tensor) -> None:
-        """Add the gradient of the wanted rows to a table in which they stand at these places."""
-        if len(table):
-            rows = gradient if self.isolated is None else gradient * ~self.isolated
-            table.index_add_(0, places, rows)
+    def selected(self, layer: Tensor, *, last: bool) -> Tensor:
+        """Return the wanted rows of a layer."""
+        places = self.numbers if last and self.numbers is not None else self.places
+        return _selected(layer, places, self.isolated)
+
+    def merged(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient of wanted rows and where it belongs, each place once if possible."""
+        if self.isolated is not None:
+            gradient = gradient * ~self.isolated
+        if self.rows is None or self.numbers is None:
+            return gradient, self.places
+        merged = gradient.new_zeros(len(self.rows), gradient.shape[1])
+        return merged.index_add_(0, self.numbers, gradient), self.rows
 
 
 class _Rows(torch.autograd.Function):
@@ -280,16 +294,19 @@ class _Rows(torch.autograd.Function):
         item_rows: Tensor,
         users: Tensor,
         items: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         outputs = (
             users.new_empty(*user_rows.shape, users.shape[1]),
             items.new_empty(*item_rows.shape, items.shape[1]),
         )
         ctx.ends, ctx.kept = [], []
+        firsts: tuple[Tensor, ...] = ()
         for at, compact in enumerate(graphs):
             totals = outputs[0][at], outputs[1][at]
             torch.index_select(users, 0, user_rows[at], out=totals[0])
             torch.index_select(items, 0, item_rows[at], out=totals[1])
+            if at == len(graphs) - 1:
+                firsts = totals[0].clone(), totals[1].clone()
             if not plan.layers:
                 continue
             ends = (
@@ -300,8 +317,7 @@ class _Rows(torch.autograd.Function):
             for number, layer in enumerate(_layers(compact, plan, users, items, ends, units)):
                 if plan.counts(number):
                     for total, rows, end in zip(totals, layer, ends, strict=True):
-                        last = number == plan.layers - 1
-                        chosen = _selected(rows, end.at_last if last else end.places, end.isolated)
+                        chosen = end.selected(rows, last=number == plan.layers - 1)
                         if plan.combine == "last":
                             total.copy_(chosen)
                         else:
@@ -316,11 +332,7 @@ class _Rows(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.arguments = (graphs, plan, user_rows, item_rows)
         ctx.save_for_backward(users, items)
-        return (
-            *outputs,
-            users.index_select(0, user_rows[-1]),
-            items.index_select(0, item_rows[-1]),
-        )
+        return (*outputs, *firsts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -405,23 +417,24 @@ def _pushed_back(
     if plan.normalize and not plan.keep:
         for _ in _layers(compact, plan, *tables, ends, units):
             pass
+    merged = [end.merged(rows) for end, rows in zip(ends, wanted, strict=True)]
     grad: tuple[Tensor, ...] = ()
     for number in range(plan.layers - 1, -1, -1):
-        last = number == plan.layers - 1
-        if last:
+        if number == plan.layers - 1:
             grad = tuple(
-                rows.new_zeros((end.matrix or half).shape[0], rows.shape[1])
-                for end, half, rows in zip(
-                    ends, (graph.to_users, graph.to_items), wanted, strict=True
+                _placed_alone(half.shape[0], *own) if end.rows is None else own[0].clone()
+                for half, own, end in zip(
+                    (graph.to_users, graph.to_items), merged, ends, strict=True
                 )
             )
-        if plan.counts(number):
-            for table, rows, end in zip(grad, wanted, ends, strict=True):
-                end.added(rows, table, end.at_last if last else end.places)
+        elif plan.counts(number):
+            for table, (rows, places) in zip(grad, merged, strict=True):
+                if len(table):
+                    table.index_add_(0, places, rows)
         if plan.normalize:
             for table, unit in zip(grad, units.pop(), strict=True):
                 _normalize_backward_(table, *unit)
-        if last:
+        if number == plan.layers - 1:
             of_users, of_items = ends[0].matrix, ends[1].matrix
             grad = (
                 multiply(graph.to_users if of_items is None else of_items.transposed(), grad[1]),
@@ -454,6 +467,11 @@ def _placed(places: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor | None]
         return rows, None
     place = places[rows]
     return place.clamp_min(0), (place < 0)[:, None]
+
+
+def _placed_alone(size: int, rows: Tensor, places: Tensor) -> Tensor:
+    table = rows.new_zeros(size, rows.shape[1])
+    return table.index_add_(0, places, rows) if size else table
 
 
 def _selected(table: Tensor, place: Tensor, isolated: Tensor | None) -> Tensor:

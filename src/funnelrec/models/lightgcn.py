@@ -23,6 +23,7 @@ from funnelrec.models.substitution import (
     SubstitutionSettings,
     with_substitutes,
 )
+from funnelrec.objectives.bpr import bpr
 from funnelrec.objectives.regularization import l2_of_rows
 from funnelrec.training.sampling import PairSampler, Sampler, Triples
 
@@ -65,9 +66,12 @@ class LightGCNNetwork(RowNetwork):
 
     def loss_of_rows(self, batch: Triples, rows: Rows) -> Mapping[str, Tensor]:
         """Return the same two terms from those rows."""
+        # Positives and negatives side by side: taken apart, they had to be put together again
+        # for the gradient.
+        positive, negative = (rows.users * rows.items.reshape(2, *rows.users.shape[1:])).sum(dim=-1)
         return {
-            "bpr": bpr_of_rows(rows.users[0], *rows.items[0].chunk(2)),
-            "l2": self.config.l2 * l2_of_rows(rows.first_users, *rows.first_items.chunk(2)),
+            "bpr": bpr(positive, negative),
+            "l2": self.config.l2 * l2_of_rows(rows.first_users, rows.first_items),
         }
 
     @property
