@@ -154,11 +154,22 @@ began = time.perf_counter()
 network = model.network(data, torch.Generator().manual_seed(0))
 sampler = model.sampler(data)
 built = time.perf_counter() - began
-began, spent = time.perf_counter(), time.process_time()
-history = train(network, sampler, model.config)
-spent, seconds = time.process_time() - spent, time.perf_counter() - began
-count = len(history.records)
-print(json.dumps({"built": built, "epochs": [seconds / count], "cpu": [spent / count],
+
+class Noting:
+    n_batches, notes, ends = sampler.n_batches, sampler.notes, []
+
+    def epoch(self, number):
+        self.end()
+        yield from sampler.epoch(number)
+
+    def end(self):
+        self.ends.append((time.perf_counter(), time.process_time()))
+
+noting = Noting()
+train(network, noting, model.config)
+noting.end()
+epochs, processor = ([b - a for a, b in zip(part, part[1:])] for part in zip(*noting.ends))
+print(json.dumps({"built": built, "epochs": epochs, "cpu": processor,
     "version": "this", "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 """
 

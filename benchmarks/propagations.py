@@ -92,8 +92,9 @@ def measured(
     device: torch.device,
     seed: int,
     minutes: float,
+    every: int,
 ) -> dict[str, Any]:
-    """Return the line of one training."""
+    """Return the line of one training, validated every so many epochs."""
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     spent: list[float] = []
 
@@ -104,11 +105,11 @@ def measured(
         return False
 
     options = FitOptions(progress="none", stop=noted)
-    made(name, setting, device, seed, epochs=2).fit(data, options=options)
+    made(name, setting, device, seed, epochs=2, evaluate_every=2).fit(data, options=options)
     each = spent[1] - spent[0]
     model = made(name, setting, device, seed)
     most = Budget(minutes).epochs(each, model.config.epochs)
-    model = made(name, setting, device, seed, epochs=most)
+    model = made(name, setting, device, seed, epochs=most, evaluate_every=every)
     spent.clear()
     noted()
     began = time.perf_counter()
@@ -122,6 +123,7 @@ def measured(
         "model": name,
         "setting": setting,
         "seed": seed,
+        "evaluate_every": every,
         "propagations_an_epoch": steps,
         "epochs": len(history.records),
         "stopped": history.stopped,
@@ -151,6 +153,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=tuple(GRID), default=tuple(GRID))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=1.0, help="Of one training at most.")
+    parser.add_argument("--every", type=int, default=1, help="Epochs between validations.")
+    parser.add_argument(
+        "--settings",
+        nargs="*",
+        type=int,
+        help="Which of a model's settings, by place; all by default.",
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     prefer_huge_pages()
@@ -160,7 +169,8 @@ def main() -> None:
     device = torch.device(arguments.device)
     lines = Lines(arguments.out / "propagations.jsonl", described(device))
     for name in arguments.models:
-        for setting in GRID[name]:
+        places = arguments.settings or range(len(GRID[name]))
+        for setting in (GRID[name][place] for place in places):
             wanted = {"model": name, "setting": setting, "seed": arguments.seed}
             if lines.done(**wanted):
                 continue
@@ -172,6 +182,7 @@ def main() -> None:
                     device=device,
                     seed=arguments.seed,
                     minutes=arguments.minutes,
+                    every=arguments.every,
                 )
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -171,9 +172,16 @@ class NegativeDrawer:
 
         A user that is not :attr:`drawable` gets item 0; callers mask or leave out such users.
         """
-        allowed = self._allowed[users]
-        ranks = rng.integers(0, np.maximum(allowed, 1))
-        return np.where(allowed > 0, self._excluded.absent_items(users, ranks), 0)
+        return self.at(users, self.ranks(users, rng))
+
+    def ranks(self, users: npt.NDArray[np.integer], rng: np.random.Generator) -> LongArray:
+        """Return what :meth:`draw` draws: the rank of an allowed item of each user."""
+        return rng.integers(0, np.maximum(self._allowed[users], 1))
+
+    def at(self, users: npt.NDArray[np.integer], ranks: LongArray) -> LongArray:
+        """Return the allowed items of these ranks, 0 for a user without any; nothing is drawn."""
+        drawable = self._allowed[users] > 0
+        return np.where(drawable, self._excluded.absent_items(users, ranks), 0)
 
 
 class RowDrawer:
@@ -267,15 +275,23 @@ class PairSampler:
         owners = self.users
         if self.negatives is not None:
             owners = np.broadcast_to(owners[:, None], (owners.size, self.negatives))
-        negatives = self._drawer.draw(owners, rng)
-        order = rng.permutation(self.users.size)
-        users, items, negatives = self.users[order], self.items[order], negatives[order]
-        for start in range(0, users.size, self.batch_size):
-            part = slice(start, start + self.batch_size)
+        ranks = self._drawer.ranks(owners, rng)
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            # Neither needs the other or holds Python up: with two cores the shorter costs nothing.
+            shuffled = beside.submit(rng.permutation, self.users.size)
+            negatives = self._drawer.at(owners, ranks)
+        order = shuffled.result()
+        # A triple side by side is one look at memory, where three columns are three.
+        many = 1 if self.negatives is None else self.negatives
+        triples = np.zeros((order.size, max(4, 2 + many)), dtype=np.int32)
+        triples[:, 0], triples[:, 1] = self.users, self.items
+        triples[:, 2 : 2 + many] = negatives.reshape(-1, many)
+        of_pair = 2 if self.negatives is None else slice(2, 2 + many)
+        del ranks, negatives
+        for start in range(0, order.size, self.batch_size):
+            rows = np.take(triples, order[start : start + self.batch_size], axis=0)
             yield Triples(
-                torch.from_numpy(users[part]),
-                torch.from_numpy(items[part]),
-                torch.from_numpy(negatives[part]),
+                *(torch.from_numpy(rows[:, at].astype(np.int64)) for at in (0, 1, of_pair))
             )
 
 
