@@ -176,7 +176,7 @@ class NegativeDrawer:
 
     def ranks(self, users: npt.NDArray[np.integer], rng: np.random.Generator) -> LongArray:
         """Return what :meth:`draw` draws: the rank of an allowed item of each user."""
-        return rng.integers(0, np.maximum(self._allowed[users], 1))
+        return np.asarray(rng.integers(0, np.maximum(self._allowed[users], 1)))
 
     def at(self, users: npt.NDArray[np.integer], ranks: LongArray) -> LongArray:
         """Return the allowed items of these ranks, 0 for a user without any; nothing is drawn."""
