@@ -218,6 +218,14 @@ def test_dropout_keeps_the_mean_and_follows_the_batch(tiny_dataset: Dataset) -> 
     assert not torch.equal(made.loss(other)["bpr"], made.loss(drawn)["bpr"])
 
 
+def test_purchases_alone_may_be_left_out(tiny_dataset: Dataset) -> None:
+    made = network(tiny_dataset.training, **PLAIN, target_dropout=0.6)
+    (_, *profiles), _ = made.parts(torch.Generator().manual_seed(3))
+    (_, *whole), _ = made.parts()
+    torch.testing.assert_close(profiles[:-1], whole[:-1])
+    assert not torch.allclose(profiles[-1], whole[-1])
+
+
 def test_items_alike_share_most_users_by_cosine(
     make_dataset: Callable[..., Dataset],
 ) -> None:

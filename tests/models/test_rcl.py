@@ -23,6 +23,7 @@ from funnelrec.data.interactions import Interactions
 from funnelrec.evaluation.evaluate import evaluate
 from funnelrec.models.rcl import RCL, RCLNetwork, RCLSettings, positions, sinusoids, slices_of
 from funnelrec.training.sampling import PairSampler, Triples
+from funnelrec.training.seeded import Seeded
 
 
 def dated(data: TrainingData, seed: int = 3) -> TrainingData:
@@ -221,7 +222,7 @@ def test_the_loss_is_its_definition_with_gradients(tiny_dataset: Dataset, with_d
     data = dated(data) if with_dates else data
     made, drawn = network(data), batch(data, size=7)
     assert made.slices == (3 if with_dates else 1)
-    found, expected = made.loss(drawn), Slow(made, data).loss(drawn)
+    found, expected = made.loss(Seeded(drawn, seed=0)), Slow(made, data).loss(drawn)
     assert_same_with_gradients(made, found, expected, values=(1e-6, 1e-9), rtol=1e-5, atol=1e-7)
 
 
@@ -244,14 +245,14 @@ def test_without_dates_nothing_is_recalled_and_no_place_is_known(tiny_dataset: D
     assert not names & {"gates", "query", "key", "value", "joined_heads"}
     assert not made.positions.any()
     plain = network(data, position_weight=0.0)
-    drawn = batch(data)
-    assert torch.equal(made.loss(drawn)["bpr"], plain.loss(drawn)["bpr"])
+    seeded = Seeded(batch(data), seed=0)
+    assert torch.equal(made.loss(seeded)["bpr"], plain.loss(seeded)["bpr"])
     later = network(dated(data))
     assert {"gates", "query", "key", "value", "joined_heads"} <= {
         name for name, _ in later.named_parameters()
     }
     without = network(dated(data), position_weight=0.0)
-    assert later.loss(drawn)["bpr"] != without.loss(drawn)["bpr"]
+    assert later.loss(seeded)["bpr"] != without.loss(seeded)["bpr"]
 
 
 def test_the_protocol_says_whether_dates_were_read(tiny_dataset: Dataset) -> None:
@@ -290,7 +291,7 @@ def test_maps_that_begin_as_the_identity_leave_a_user_at_his_items(
 def test_every_parameter_learns(tiny_dataset: Dataset, with_dates: bool) -> None:
     data = tiny_dataset.training
     made = network(dated(data) if with_dates else data)
-    terms = made.loss(batch(data, size=60))
+    terms = made.loss(Seeded(batch(data, size=60), seed=0))
     assert_learns(made, torch.stack(list(terms.values())).sum())
 
 
@@ -346,11 +347,26 @@ def test_fewer_pairs_are_contrasted_if_asked(tiny_dataset: Dataset) -> None:
     data = tiny_dataset.training
     drawn = batch(data, size=20)
     first = Triples(drawn.users[:6], drawn.positives[:6], drawn.negatives[:6])
-    cut = network(data, contrast_pairs=6).loss(drawn)
-    alone = network(data).loss(first)
+    cut = network(data, contrast_pairs=6).loss(Seeded(drawn, seed=0))
+    alone = network(data).loss(Seeded(first, seed=0))
     for name in ("long", "short"):
         torch.testing.assert_close(cut[name], alone[name])
     assert cut["bpr"] != alone["bpr"]
+
+
+def test_only_purchases_are_left_out_at_a_step(tiny_dataset: Dataset) -> None:
+    data = dated(tiny_dataset.training)
+    whole, thinned = network(data), network(data, target_dropout=0.6)
+    torch.testing.assert_close(thinned.embeddings(), whole.embeddings())
+    found = thinned.sliced(torch.Generator().manual_seed(5))
+    for side, expected in zip(found, whole.sliced(), strict=True):
+        # What a slice hears from the one before is the same behavior's, so it stays apart, too.
+        for views, plain in zip(side, expected, strict=True):
+            torch.testing.assert_close(views[:-1], plain[:-1])
+            assert not torch.allclose(views[-1], plain[-1])
+    drawn = batch(data)
+    losses = [thinned.loss(Seeded(drawn, seed=seed))["bpr"] for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_heads_must_divide_the_length() -> None:

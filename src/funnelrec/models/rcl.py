@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import Interactions, LongArray
+from funnelrec.graph.adjacency import Adjacency
 from funnelrec.graph.propagation import sparse_product
 from funnelrec.models.base import Capabilities, register
 from funnelrec.models.gradient import (
@@ -30,7 +31,8 @@ from funnelrec.objectives.bpr import bpr
 from funnelrec.objectives.contrastive import info_nce_with_own_view
 from funnelrec.objectives.regularization import l2_of_rows
 from funnelrec.training.loop import METRIC_PATTERN
-from funnelrec.training.sampling import PairSampler, Sampler, Triples
+from funnelrec.training.sampling import PairSampler, Triples
+from funnelrec.training.seeded import Seeded, SeededSampler
 
 _UP, _CYCLE = 5, 15
 
@@ -51,6 +53,13 @@ class RCLSettings(GradientSettings):
         "xavier",
         description="Maps W, A, B, C: Xavier (release), under which users and items begin "
         "unrelated, or 'identity' (ours), under which both begin as averages over their graphs.",
+    )
+    target_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the purchases left out of their graph at a step, drawn anew (ours): "
+        "training purchases are edges of it.",
     )
     attention_scale: float = Field(
         2.5, gt=0, description="What the weights of a summary over behaviors add up to."
@@ -168,8 +177,11 @@ class RCLNetwork(EmbeddingNetwork):
         repeated = drawn.detach().expand(self.slices, self.kinds, *drawn.shape)
         return nn.Parameter(repeated.clone())
 
-    def sliced(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return users and items of each slice under each behavior, (B, M, d) and (B, N, d)."""
+    def sliced(self, generator: torch.Generator | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Return users and items of each slice under each behavior, (B, M, d) and (B, N, d).
+
+        With a generator under dropout.
+        """
         all_users: list[Tensor] = []
         all_items: list[Tensor] = []
         for number in range(self.slices):
@@ -179,16 +191,20 @@ class RCLNetwork(EmbeddingNetwork):
                 if number:
                     gate = torch.sigmoid(self.gates[number - 1, behavior])
                     own = gate * all_items[-1][behavior] + (1 - gate) * own
-                views.append(self._encode(number, behavior, own))
+                graph = self.graphs.all[number * self.kinds + behavior]
+                if generator is not None and behavior == self.kinds - 1:
+                    graph = graph.thinned(self.config.target_dropout, generator)
+                views.append(self._encode(number, behavior, graph, own))
             users, items = zip(*views, strict=True)
             all_users.append(torch.stack(users))
             all_items.append(torch.stack(items))
         return all_users, all_items
 
-    def _encode(self, number: int, behavior: int, items: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode(
+        self, number: int, behavior: int, graph: Adjacency, items: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the users and items of one slice and behavior, shapes (M, d) and (N, d)."""
-        at = number * self.kinds + behavior
-        graph, roots = self.graphs.all[at], self.roots[at][:, None]
+        roots = self.roots[number * self.kinds + behavior][:, None]
         items = items @ self.inputs[number, behavior]
         of_users, of_items = [], []
         for layer in range(self.config.layers):
@@ -237,17 +253,17 @@ class RCLNetwork(EmbeddingNetwork):
             self.summary(self.remembered(all_items), self.fusion),
         )
 
-    def loss(self, batch: Triples) -> Mapping[str, Tensor]:
-        """Return BPR, both contrasts and the L2 term, weighted."""
-        config = self.config
-        all_users, all_items = self.sliced()
+    def loss(self, batch: Seeded[Triples]) -> Mapping[str, Tensor]:
+        """Return BPR, both contrasts and the L2 term, weighted, under dropout."""
+        config, triples = self.config, batch.batch
+        all_users, all_items = self.sliced(batch.generator(self.fusion.device))
         last = self.remembered(all_users)
         users = self.summary(last, self.fusion)
         items = self.summary(self.remembered(all_items), self.fusion)
-        rows = triple_rows(users, items, batch)
-        terms = {"bpr": self._bpr(*rows, batch) / 2, "l2": config.l2 * l2_of_rows(*rows)}
+        rows = triple_rows(users, items, triples)
+        terms = {"bpr": self._bpr(*rows, triples) / 2, "l2": config.l2 * l2_of_rows(*rows)}
         # A user named twice would be a negative of himself.
-        anchors: Tensor = torch.unique(batch.users[: config.contrast_pairs])
+        anchors: Tensor = torch.unique(triples.users[: config.contrast_pairs])
         if config.long_weight:
             terms["long"] = config.long_weight * self._contrast(last[:, anchors], users[anchors])
         if config.short_weight:
@@ -258,10 +274,10 @@ class RCLNetwork(EmbeddingNetwork):
             terms["short"] = config.short_weight * total
         return terms
 
-    def _bpr(self, users: Tensor, positives: Tensor, negatives: Tensor, batch: Triples) -> Tensor:
+    def _bpr(self, users: Tensor, positives: Tensor, negatives: Tensor, triples: Triples) -> Tensor:
         ahead = (users * negatives).sum(dim=1)
         if self.dated and self.config.position_weight:
-            places = torch.searchsorted(self.keys, batch.users * self.n_items + batch.positives)
+            places = torch.searchsorted(self.keys, triples.users * self.n_items + triples.positives)
             shift = self.config.position_weight * self.codes[self.positions[places]]
             users, positives = users + shift, positives + shift
         return bpr((users * positives).sum(dim=1), ahead)
@@ -430,6 +446,7 @@ class RCL(EmbeddingRecommender[RCLSettings]):
         """Return freshly drawn tables and weights over one graph per slice and behavior."""
         return RCLNetwork(self.config, data, generator)
 
-    def sampler(self, data: TrainingData) -> Sampler:
-        """Return shuffled training purchases with one negative each."""
-        return PairSampler(data.purchases, batch_size=self.config.batch_size, seed=self.seed)
+    def sampler(self, data: TrainingData) -> SeededSampler:
+        """Return shuffled training purchases with one negative each, and a seed for dropout."""
+        pairs = PairSampler(data.purchases, batch_size=self.config.batch_size, seed=self.seed)
+        return SeededSampler(pairs, seed=self.seed)
