@@ -7,6 +7,7 @@ import pytest
 from cli_helpers import funnelrec, refused
 
 from funnelrec.data.simulation import simulate_shop
+from funnelrec.data.simulation.config import ShopConfig
 
 
 def test_the_files_are_the_shop(tmp_path: Path) -> None:
@@ -21,6 +22,12 @@ def test_the_files_are_the_shop(tmp_path: Path) -> None:
     purchases = shop.events.filter(pl.col("behavior") == "purchase").height
     assert f"purchase events │ {purchases:,}" in " ".join(shown.split())
     assert f"next: funnelrec prepare {events} --out DATASET" in shown
+
+
+def test_the_help_names_the_sizes_that_are_taken() -> None:
+    said = " ".join(funnelrec("simulate", "--help").stdout.split())
+    for size in (ShopConfig().n_users, ShopConfig().n_items):
+        assert f"of the shop; {size:,} if not given." in said
 
 
 def test_mistakes(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from funnelrec.explorer.dataset import alignment_table, funnel_table, held_out_t
 from funnelrec.explorer.item import conversion_table, hesitants
 from funnelrec.explorer.source import Explored, Wanted, opened
 from funnelrec.explorer.training import slices_table
-from funnelrec.explorer.user import recommendations, user_history
+from funnelrec.explorer.user import readable, recommendations, user_history
 from funnelrec.models import create_model
 from funnelrec.models.runs import train_run
 from funnelrec.serving import explain
@@ -219,7 +219,7 @@ class TestUser:
         has(app, recommendations(explored, "u00042"))
         found = explain(explored.source, "u00042")
         shown = next(table for table in tables(app) if "competitor_id" in table.columns)
-        assert _equal(shown, found.candidates.select(shown.columns))
+        assert _equal(shown, readable(found.candidates).select(shown.columns))
         assert {"confidence", "weight", "competitor_id", "evidence", "label"} <= set(shown.columns)
         shows(app, found.figure())
         drawn(app.toggle(key="only_new").set_value(True).run())
@@ -295,11 +295,11 @@ class TestItem:
         assert found.height > 3
         shown = next(table for table in tables(app) if "user_id" in table.columns)
         assert set(shown.columns) == set(found.columns)
-        assert _equal(shown, found.select(shown.columns))
+        assert _equal(shown, readable(found).select(shown.columns))
         label = found["label"][0]
         drawn(app.multiselect(key=f"labels-{item}").set_value([label]).run())
         shown = next(table for table in tables(app) if "user_id" in table.columns)
-        assert _equal(shown, found.filter(label=label).select(shown.columns))
+        assert _equal(shown, readable(found.filter(label=label)).select(shown.columns))
         assert not app.get("download_button")[0].proto.disabled
 
     def test_unknown_items(self, folders: Folders) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from funnelrec.explorer.training import (
     slices_table,
     training_facts,
 )
-from funnelrec.explorer.user import held_out_of, recommendations, user_history
+from funnelrec.explorer.user import held_out_of, readable, recommendations, user_history
 from funnelrec.models.runs import load_record
 from funnelrec.serving import hesitations
 
@@ -250,6 +251,18 @@ class TestUser:
             item = int(explored.data.item_ids.encode([row["item_id"]])[0])
             buyers = int((explored.data.purchases.items == item).sum())
             assert row["reason"] == f"bought by {buyers:,} users"
+
+    def test_bare_numbers_are_dates_where_all_of_them_can_be(self) -> None:
+        since = datetime(1970, 1, 1)
+        frame = pl.DataFrame({"first": [1_000_000_000, None], "last": [1_700_000_001] * 2})
+        shown = readable(frame)
+        assert shown["last"].to_list() == [since + timedelta(seconds=1_700_000_001)] * 2
+        assert shown["first"].to_list() == [since + timedelta(seconds=1_000_000_000), None]
+        # Milliseconds, days and counts are left alone, and so is a table half of them.
+        for other in (1_700_000_000_000, 19_000, 0, -5):
+            mixed = frame.with_columns(first=pl.lit(other, pl.Int64))
+            assert readable(mixed).equals(mixed)
+        assert readable(frame.clear()).equals(frame.clear())
 
     def test_unknown_users(self, charm: Explored) -> None:
         for ask in (user_history, recommendations, held_out_of):

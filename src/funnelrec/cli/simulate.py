@@ -31,8 +31,12 @@ def command(
         Path | None,
         typer.Option(help="Also write what each pair really is: bought, hesitation, substituted."),
     ] = None,
-    users: Annotated[int | None, typer.Option(help="Users of the shop.")] = None,
-    items: Annotated[int | None, typer.Option(help="Items of the shop.")] = None,
+    users: Annotated[
+        int | None, typer.Option(help="Users of the shop; 2,000 if not given.")
+    ] = None,
+    items: Annotated[
+        int | None, typer.Option(help="Items of the shop; 1,000 if not given.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
     settings: Annotated[
         list[str] | None,

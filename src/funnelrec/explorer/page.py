@@ -45,7 +45,7 @@ from funnelrec.explorer.training import (
     slices_table,
     training_facts,
 )
-from funnelrec.explorer.user import held_out_of, recommendations, user_history
+from funnelrec.explorer.user import held_out_of, readable, recommendations, user_history
 from funnelrec.models.runs import Run
 from funnelrec.serving.explanation import explain
 from funnelrec.serving.hesitations import LABELS
@@ -58,7 +58,9 @@ ROWS = 1000
 _STYLE = "<style>[data-testid=stMainBlockContainer] {padding-top: 3rem}</style>"
 _KEPT = ("page", "user", "item")
 # Whole numbers that are names or moments, not amounts.
-_NAMES = (USER, ITEM, "competitor_id", "first", "last")
+_DATES = ("first", "last")
+_NAMES = (USER, ITEM, "competitor_id", *_DATES)
+_SINCE_1970 = "the log's numbers, read as seconds since 1970, UTC"
 _LEADING = (
     USER,
     "label",
@@ -73,7 +75,7 @@ _LEADING = (
 )
 _SIGNS = re.compile(r"([!-/:-@\[-`{-~])")
 _EVIDENCE = {
-    "confidence": "w, before: how much the touches speak for a purchase",
+    "confidence": "before substitution: how much the touches speak for a purchase",
     "explained": "r: how much of it what was bought explains away",
     "weight": "after substitution: w (1 - r)",
     "interest": "conversion to expect of the confidence alone, calibrated on validation purchases",
@@ -415,7 +417,9 @@ def item_page(explored: Explored) -> None:
                     )
                 ],
             )
-            figure(interactive(chart), "rates", chart.title)
+            drawn = interactive(chart)
+            drawn.update_xaxes(tickformat=".0%")
+            figure(drawn, "rates", chart.title)
     with right:
         try:
             similar = explored.model.similar_items(item, k=min(20, explored.data.n_items))
@@ -521,10 +525,11 @@ def table(
     """Draw a table; a chosen row of one that ``opens`` the user or item page leads there."""
     if title:
         heading(title, level=4)
+    given, frame = frame, readable(frame)
+    dated = {name for name, kind in frame.schema.items() if kind != given.schema[name]}
+    hints = {**dict.fromkeys(dated & set(_DATES), _SINCE_1970), **(hints or {})}
     columns = {
-        name: _column(
-            kind, share=name in percent, amount=name not in _NAMES, hint=(hints or {}).get(name)
-        )
+        name: _column(kind, share=name in percent, amount=name not in _NAMES, hint=hints.get(name))
         for name, kind in frame.schema.items()
     }
     shared: dict[str, Any] = {"hide_index": True, "column_config": columns, "width": "stretch"}

@@ -22,6 +22,29 @@ def stamps(values: npt.NDArray[np.int64], dates: bool) -> pl.Series:
     return pl.Series(values, dtype=pl.Int64).cast(pl.Datetime("us") if dates else pl.Int64())
 
 
+def readable(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a table as a person reads it: labels in words, seconds since 1970 as dates.
+
+    A log may give its time stamps as bare numbers. Where all of ``first`` and ``last`` lie between
+    2001 and 2096 as seconds, they are taken for that.
+
+    Examples
+    --------
+    >>> told = readable(pl.DataFrame({"label": ["weak_interest"], "last": [1_700_000_000]}))
+    >>> told.row(0)
+    ('weak interest', datetime.datetime(2023, 11, 14, 22, 13, 20))
+    """
+    changed = []
+    if frame.schema.get("label") == pl.String:
+        changed.append(pl.col("label").str.replace_all("_", " ", literal=True))
+    stamped = [name for name in ("first", "last") if frame.schema.get(name) == pl.Int64]
+    if frame.height and stamped:
+        given = pl.concat([frame[name].drop_nulls().alias("") for name in stamped])
+        if given.is_between(10**9, 4 * 10**9 - 1).all() and len(given):
+            changed += [(pl.col(name) * 1_000_000).cast(pl.Datetime("us")) for name in stamped]
+    return frame.with_columns(changed)
+
+
 def user_history(explored: Explored, user: Any) -> pl.DataFrame:
     """Return what a user did in the training log, an item a row.
 

@@ -21,11 +21,12 @@ _SKY, _BLUE, _INK, _GRID = "#56B4E9", "#0072B2", "#333333", "#DDDDDD"
 _SCALE = ((0.0, "#FFFFFF"), (1.0, "#D55E00"))
 _COLUMNS = 8  # purchases side by side
 _GAP = 90  # pixels between the two panels
-_BEFORE, _AFTER = "w, before", "weight, after"
+_BEFORE, _AFTER = "confidence, before", "weight, after"
+_BARS, _MAP = "before and after what was bought", "evidence of each purchase against it"
 
 
 def evidence_figure(user: Any, candidates: pl.DataFrame, competitors: pl.DataFrame) -> Any:
-    """Return a plotly figure: bars of w and the weight, below them a map of the evidence.
+    """Return a plotly figure: bars of confidence and weight, below them a map of the evidence.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ def evidence_figure(user: Any, candidates: pl.DataFrame, competitors: pl.DataFra
         cols=1,
         row_heights=[bars, map_],
         vertical_spacing=_GAP / (bars + map_ + _GAP),
-        subplot_titles=("weight of the candidate", "evidence s of what was bought"),
+        subplot_titles=(_BARS, _MAP),
     )
     for name, color, column in ((_BEFORE, _SKY, "confidence"), (_AFTER, _BLUE, "weight")):
         values = candidates[column].to_list()
@@ -150,7 +151,7 @@ def _drawing(user: Any, candidates: pl.DataFrame, competitors: pl.DataFrame) -> 
     left.invert_yaxis()
     left.grid(axis="x", color=_GRID)
     left.set_axisbelow(True)
-    left.set_title("weight of the candidate", fontsize=10, loc="left", color=_INK)
+    left.set_title(_BARS, fontsize=10, loc="left", color=_INK)
     left.legend(
         loc="upper left", bbox_to_anchor=(0, -0.08), ncols=2, frameon=False, borderaxespad=0.6
     )
@@ -170,7 +171,7 @@ def _drawing(user: Any, candidates: pl.DataFrame, competitors: pl.DataFrame) -> 
     else:
         right.text(0.5, 0.5, "nothing was bought", transform=right.transAxes, ha="center")
     right.set_xticks(np.arange(len(bought)), bought, rotation=35, ha="right")
-    right.set_title("evidence s of what was bought", fontsize=10, loc="left", color=_INK)
+    right.set_title(_MAP, fontsize=10, loc="left", color=_INK)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=_INK, labelsize=9, length=0)

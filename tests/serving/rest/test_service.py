@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import logging
 import shutil
@@ -21,6 +22,7 @@ from funnelrec.models.base import Recommender
 from funnelrec.models.runs import train_run
 from funnelrec.serving import hesitations
 from funnelrec.serving.artifact import Artifact, export, load_artifact
+from funnelrec.serving.rest import schemas
 from funnelrec.serving.rest.app import create_app
 from funnelrec.serving.rest.errors import CODES
 from funnelrec.serving.rest.settings import Keys, ServiceLimits
@@ -600,12 +602,51 @@ class TestDescription:
         assert "&quot;histories&quot;" in page
 
     def test_its_examples_are_requests_that_are_answered(self, client: TestClient) -> None:
-        schemas = client.get("/openapi.json").json()["components"]["schemas"]
-        examples = schemas["RecommendationRequest"]["examples"]
+        parts = client.get("/openapi.json").json()["components"]["schemas"]
+        examples = parts["RecommendationRequest"]["examples"]
         assert len(examples) == 2
         for example in examples:
             answer = client.post("/v1/recommendations", json={"unknown_users": "skip"} | example)
             assert answer.status_code == 200, answer.text
+
+    def test_every_answer_has_an_example_of_its_own_form(self, client: TestClient) -> None:
+        description = client.get("/openapi.json").json()
+        page = client.get("/docs").text
+        shown = set()
+        for path, operations in description["paths"].items():
+            (operation,) = operations.values()
+            for part in operation.get("parameters", []):
+                assert part["description"], (path, part["name"])
+            (kind,) = operation["responses"]["200"]["content"].items()
+            if kind[0] == "application/json":
+                shown.add(kind[1]["schema"]["$ref"].rpartition("/")[2])
+        every = {name for name in dir(schemas) if name.endswith("Answer")}
+        assert shown == every - {"ErrorAnswer", "UserAnswer"}
+        for name in [*shown, "ErrorAnswer"]:
+            model = getattr(schemas, name)
+            for example in description["components"]["schemas"][name]["examples"]:
+                # With nothing missing, and nothing that an answer does not have.
+                assert model.model_validate(example).model_dump(mode="json") == example
+                assert html.escape(json.dumps(example, indent=2)) in page
+
+    def test_examples_of_evidence_are_what_is_answered(
+        self, clients: dict[str, TestClient]
+    ) -> None:
+        client = clients["charm"]
+        parts = client.get("/openapi.json").json()["components"]["schemas"]
+        user = next(
+            name
+            for name in (f"u{number}" for number in range(60))
+            if client.get(f"/v1/users/{name}/hesitations").json().get("hesitations")
+        )
+        (row,) = client.get(f"/v1/users/{user}/hesitations?top=1").json()["hesitations"]
+        (example,) = parts["HesitationAnswer"]["examples"]
+        # The log of these tests is not dated.
+        dates = {"first", "last"}
+        assert set(row) - dates == set(example["hesitations"][0]) - dates
+        found = client.get(f"/v1/explanations/{user}/{in_path(row['item_id'])}").json()
+        (example,) = parts["ExplanationAnswer"]["examples"]
+        assert set(found["evidence"]) - dates == set(example["evidence"]) - dates
 
     def test_counters(self, paths: dict[str, Path]) -> None:
         with TestClient(create_app(paths["conversion"])) as client:

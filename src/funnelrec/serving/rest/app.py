@@ -16,9 +16,10 @@ from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from fastapi import FastAPI, Query, Request
+from fastapi import Path as ApiPath
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from funnelrec.common.errors import CapabilityError, FunnelrecError, UsageError
@@ -49,6 +50,8 @@ _DIGITS = 12
 
 T = TypeVar("T")
 TopQuery = Annotated[int, Query(ge=1, description="Items at most.")]
+UserPath = Annotated[str, ApiPath(description="Identifier of a user of training.")]
+ItemPath = Annotated[str, ApiPath(description="Identifier of an item of training.")]
 
 
 @dataclass
@@ -302,7 +305,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         }
 
     @app.get("/v1/users/{user_id}/hesitations", response_model=HesitationAnswer)
-    async def hesitations(user_id: str, top: TopQuery = 10) -> Any:
+    async def hesitations(user_id: UserPath, top: TopQuery = 10) -> Any:
         """List what a user touched and did not buy, with what the model says of each item."""
         engine, name = service.current(), _decoded(user_id)
         found = await run_in_threadpool(engine.hesitations, name, top)
@@ -313,7 +316,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         }
 
     @app.get("/v1/items/{item_id}/similar", response_model=SimilarAnswer)
-    async def similar(item_id: str, k: TopQuery = 10) -> Any:
+    async def similar(item_id: ItemPath, k: TopQuery = 10) -> Any:
         """List the items most like one item, in the measure of the model."""
         engine, name = service.current(), _decoded(item_id)
         found = await _run(engine, 1, lambda: engine.similar(name, k))
@@ -324,7 +327,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         }
 
     @app.get("/v1/explanations/{user_id}/{item_id}", response_model=ExplanationAnswer)
-    async def explanation(user_id: str, item_id: str) -> Any:
+    async def explanation(user_id: UserPath, item_id: ItemPath) -> Any:
         """Say what stands between a user and an item."""
         engine = service.current()
         user, item = _decoded(user_id), _decoded(item_id)
@@ -361,7 +364,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             "folds_in": engine.folds_in,
         }
 
-    @app.get("/metrics", response_class=Response, include_in_schema=False)
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Give the counters to Prometheus."""
         text, kind = service.metrics.text()

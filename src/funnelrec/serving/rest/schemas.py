@@ -172,6 +172,35 @@ class RecommendationAnswer(BaseModel):
 class HesitationAnswer(BaseModel):
     """Touched, not bought items of one user, best first."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "artifact": "3f0c9d1e2a4b",
+                    "user_id": "u00042",
+                    "hesitations": [
+                        {
+                            "item_id": "i00007",
+                            "behaviors": ["view", "cart"],
+                            "events": 3,
+                            "first": 1716954551,
+                            "last": 1716958907,
+                            "score": 1.66,
+                            "confidence": 0.84,
+                            "explained": 0.12,
+                            "weight": 0.72,
+                            "competitor_id": "i00016",
+                            "evidence": 0.12,
+                            "interest": 0.094,
+                            "conversion": 0.071,
+                            "label": "hesitation",
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
     artifact: str
     user_id: int | str
     hesitations: list[dict[str, Any]] = Field(
@@ -191,6 +220,18 @@ class SimilarItem(BaseModel):
 class SimilarAnswer(BaseModel):
     """Items most like one item."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "artifact": "3f0c9d1e2a4b",
+                    "item_id": "i00007",
+                    "items": [{"item_id": "i00016", "similarity": 0.62, "rank": 1}],
+                }
+            ]
+        }
+    )
+
     artifact: str
     item_id: int | str
     items: list[SimilarItem]
@@ -206,6 +247,40 @@ class Reason(BaseModel):
 
 class ExplanationAnswer(BaseModel):
     """What stands between a user and an item."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "artifact": "3f0c9d1e2a4b",
+                    "user_id": "u00042",
+                    "item_id": "i00007",
+                    "score": 4.81,
+                    "behaviors": ["view", "cart"],
+                    "because": [
+                        {"item_id": "i00016", "similarity": 0.62, "behaviors": ["view", "purchase"]}
+                    ],
+                    "evidence": {
+                        "behaviors": ["view", "cart"],
+                        "events": 3,
+                        "first": 1716954551,
+                        "last": 1716958907,
+                        "score": 1.66,
+                        "confidence": 0.84,
+                        "explained": 0.12,
+                        "weight": 0.72,
+                        "competitor_id": "i00016",
+                        "evidence": 0.12,
+                        "interest": 0.094,
+                        "conversion": 0.071,
+                        "label": "hesitation",
+                        "base_rate": 0.03,
+                        "competitors": [{"item_id": "i00016", "evidence": 0.12}],
+                    },
+                }
+            ]
+        }
+    )
 
     artifact: str
     user_id: int | str
@@ -225,6 +300,12 @@ class ExplanationAnswer(BaseModel):
 class ReloadAnswer(BaseModel):
     """What is served now."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"artifact": "3f0c9d1e2a4b", "changed": True, "workers": "this"}]
+        }
+    )
+
     artifact: str
     changed: bool
     workers: Literal["this", "all"] = Field(
@@ -235,11 +316,29 @@ class ReloadAnswer(BaseModel):
 class HealthAnswer(BaseModel):
     """The process lives."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+
     status: Literal["ok"] = "ok"
 
 
 class ReadyAnswer(BaseModel):
     """The service answers, and by what."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "status": "ready",
+                    "artifact": "3f0c9d1e2a4b",
+                    "model": "rmbrec",
+                    "dataset": "my shop",
+                    "users": 12000,
+                    "items": 3400,
+                    "folds_in": True,
+                }
+            ]
+        }
+    )
 
     status: Literal["ready"] = "ready"
     artifact: str
