@@ -42,8 +42,8 @@ from reproduction import load
 OUT = Path(__file__).resolve().parent / "results"
 LAYERS = 3
 PARTS = ("bandwidth", "propagation", "samplers", "ranking")
-# Above so many numbers in a table of edges times d, a peer that makes one is left out.
-_EDGE_NUMBERS = 2**31
+# Above so many numbers in a table of edges times d, 4 GiB, a peer that makes several is left out.
+_EDGE_NUMBERS = 2**30
 _STREAM_BYTES = 2**28
 _GATHERED = 2**20
 # Batches that are looked at for excluded pairs.

@@ -373,11 +373,13 @@ class _Rows(torch.autograd.Function):
         for total, gradient, first, rows in zip(
             totals, wanted, gradients[2:], numbers, strict=True
         ):
-            if plan.combine != "last" or not plan.layers:
-                for at in range(len(graphs)):
-                    total.index_add_(0, rows[at], gradient[at])
-            if first is not None:
-                total.index_add_(0, rows[-1], first)
+            of_layer_0 = plan.combine != "last" or not plan.layers
+            for at in range(len(graphs)):
+                part = gradient[at] if of_layer_0 else None
+                if at == len(graphs) - 1 and first is not None:
+                    part = first if part is None else part + first
+                if part is not None:
+                    total.index_add_(0, rows[at], part)
         return (None, None, None, None, *totals)
 
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# How far logits may lie apart for the smallest of their powers to be a normal number in float32.
-_STEEPEST = 80.0
+# Largest logit whose power, and that of its negative, float32 holds with room for sums.
+_STEEPEST = 40.0
 
 LOGIT_BUDGET = 2**25
 """Logits of one block of :func:`info_nce_among_all`, 128 MiB in float32."""
@@ -58,19 +58,19 @@ def info_nce(
     positive = (mine * others).sum(dim=1)
     if not symmetric:
         return _mean(torch.logsumexp(_without(logits, present), dim=1) - positive, present)
-    if 2 / temperature > _STEEPEST:
+    if 1 / temperature > _STEEPEST:
         rows = torch.logsumexp(_without(logits, present), dim=1)
         columns = torch.logsumexp(_without(logits.T, present), dim=1)
     else:
-        # A cosine is at most 1, so one matrix of exponentials serves both directions.
-        powers = torch.exp(logits.to(positive.dtype) - 1 / temperature)
+        # A cosine is at most 1, so one matrix of powers serves both directions as it is.
+        powers = torch.exp(logits.to(positive.dtype))
         if present is None:
             sums = [powers.sum(dim=1), powers.sum(dim=0)]
         else:
             # Of who is absent nothing is taken; 1 stands for a sum that nobody asks for.
             there = present.to(powers.dtype)
             sums = [torch.where(present, part, 1) for part in (powers @ there, there @ powers)]
-        rows, columns = (torch.log(part) + 1 / temperature for part in sums)
+        rows, columns = (torch.log(part) for part in sums)
     return (_mean(rows - positive, present) + _mean(columns - positive, present)) / 2
 
 
