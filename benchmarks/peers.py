@@ -2,7 +2,8 @@
 
 Run from the repository with the benchmark files in FUNNELREC_DATA. The peers live outside: the
 released RMBRec code in a folder of its own (repository miaomiao-cai2/RMBRec), and a Python
-environment with recbole, torch_geometric, implicit and loguru::
+environment with torch_geometric, implicit, loguru and recbole (RecBole 1.2.1 needs scipy below 1.13
+and numpy below 2, and may have one of its own)::
 
     python benchmarks/peers.py --release RMBREC_FOLDER --python PEERS/bin/python
     python benchmarks/peers.py --only funnelrec-lightgcn pyg-lightgcn --epochs 3
