@@ -320,7 +320,8 @@ class RMBRec(PropagatedRecommender[RMBRecSettings]):
     divisor |B|, plain LightGCN, negatives outside the behavior; it prints no hyperparameters,
     so those are the release's), ``preset="release"`` the code (padded missing behaviors). The
     default is the release's encoder and losses with risks averaged over the users who have the
-    behavior, and twice the learning rate.
+    behavior, and twice the learning rate. ``preset="fast"`` averages four batches over one
+    propagation and doubles the learning rate again.
     """
 
     name = "rmbrec"
@@ -357,6 +358,8 @@ class RMBRec(PropagatedRecommender[RMBRecSettings]):
         },
         # The release stops once more than 20 epochs have passed without a better one.
         "release": {"learning_rate": 1e-3, "rounds": 1, "pad_missing": True, "patience": 21},
+        # As accurate on validation of taobao15k in less than half the time (docs/performance.md).
+        "fast": {"batches_per_propagation": 4, "learning_rate": 4e-3},
     }
 
     def check(self, data: TrainingData) -> None:
