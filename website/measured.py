@@ -194,6 +194,24 @@ def fold_in_table() -> str:
     return "\n".join(lines)
 
 
+def fold_in_times_table() -> str:
+    """Return the milliseconds that one user folded in takes, one line a model, quickest first."""
+    rows: dict[tuple[str, str], Row] = {}
+    for line in fold_in.RESULTS.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["step"] == "time":
+            # What was measured last is what the model does now.
+            rows[row["dataset"], row["model"]] = row["milliseconds_for_one_user"]
+    lines = [
+        "| data set | model | median | 95 of 100 within | 99 of 100 within |",
+        "|---" * 5 + "|",
+    ]
+    for (name, model), found in sorted(rows.items(), key=lambda part: part[1]["median"]):
+        numbers = " | ".join(f"{found[key]:.1f} ms" for key in ("median", "p95", "p99"))
+        lines.append(f"| {name} | [`{model}`](../models/{model}.md) | {numbers} |")
+    return "\n".join(lines)
+
+
 def _hits(parts: list[dict[str, Any]], side: str) -> int:
     return int(sum(part["hit_by_both"] + part[f"hit_{side}_only"] for part in parts))
 

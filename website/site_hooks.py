@@ -16,7 +16,7 @@ from mkdocs.config.defaults import MkDocsConfig  # noqa: E402
 from mkdocs.structure.files import File, Files  # noqa: E402
 
 from mathml import with_mathml  # noqa: E402
-from measured import fold_in_table, levels_table  # noqa: E402
+from measured import fold_in_table, fold_in_times_table, levels_table  # noqa: E402
 from model_pages import FOLDER, own_models, pages  # noqa: E402
 
 # Files of the repository that are pages, too.
@@ -28,6 +28,7 @@ _PAIR = re.compile(rf"(?P<first>{_FIGURE}) / (?P<second>{_FIGURE})(?=</td>| \()"
 TABLES = {
     "<!-- measured levels -->": levels_table,
     "<!-- measured fold-in -->": fold_in_table,
+    "<!-- measured fold-in times -->": fold_in_times_table,
 }
 _LINK = re.compile(r"\]\((?P<target>[^)#:]+)(?P<rest>#[^)]*)?\)")
 

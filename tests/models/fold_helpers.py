@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import MappingProxyType
 
+import numpy as np
 import polars as pl
 
 from funnelrec.data.dataset import TrainingData
@@ -20,3 +23,16 @@ def log_of(
         for item in part.row(user)
     ]
     return pl.DataFrame(rows[::-1], schema=["user_id", "item_id", "behavior"], orient="row")
+
+
+def known_less(data: TrainingData, lost: dict[int, float]) -> TrainingData:
+    """Return the data of which these users keep so large a share of each behavior's pairs."""
+    parts = {}
+    for name, part in data.interactions.items():
+        keep = np.ones(part.nnz, dtype=np.bool_)
+        for user, share in lost.items():
+            rows = slice(part.indptr[user], part.indptr[user + 1])
+            size = part.indptr[user + 1] - part.indptr[user]
+            keep[rows] = np.arange(size) < share * size
+        parts[name] = part.select(keep)
+    return replace(data, interactions=MappingProxyType(parts))

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
+from fold_helpers import known_less, log_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 from weighted_helpers import Dense, assert_weights_matter, dense_profiles, hit_share
 
 from funnelrec.common.errors import CapabilityError, ConfigError
@@ -87,3 +94,48 @@ def test_a_ridge_too_small_for_float32_is_named(make_dataset: Make) -> None:
     data = make_dataset({"purchase": pairs}, n_users=9, n_items=2)
     with pytest.raises(ConfigError, match=r"l2 must be large enough .* got 1e-09"):
         create_model("ease", l2=1e-9).fit(data)
+
+
+@pytest.mark.parametrize("own", [0.0, 0.4])
+@pytest.mark.parametrize("l2", [0.5, 30.0])
+def test_a_user_folded_in_is_scored_as_after_training_again(l2: float, own: float) -> None:
+    data = tiny_dataset(4, n_users=40, n_items=23).training
+    chosen: dict[str, Any] = {"l2": l2, "own": own, "weights": {data.behaviors[0]: 0.3}}
+    again = create_model("ease", **chosen).fit(data)
+    other = data.user_ids.values[3]
+    # What others would have taught is missing, so one by one: two of whom training has half or
+    # nothing, and two strangers.
+    for user, share, name in ((5, 0.5, None), (8, 0.0, None), (11, 0.0, "new"), (17, 0.0, "new")):
+        model = create_model("ease", **chosen).fit(known_less(data, {user: share}))
+        own_name = data.user_ids.values[user]
+        log = log_of(data, [user, 3]).with_columns(
+            pl.col("user_id").replace(own_name, name or own_name)
+        )
+        folded = model.fold_in(log)
+        (row,) = np.flatnonzero((folded.histories.user_ids != other).to_numpy())
+        assert (folded.histories.known[row] < 0) == (name is not None)
+        block, wanted = folded.score([0, 1]), again.score([user])[0]
+        torch.testing.assert_close(block[row], wanted, rtol=1e-4, atol=1e-4)
+        # B as training left it would not do.
+        assert isinstance(model, ease.EASE)
+        assert isinstance(again, ease.EASE)
+        left = model._rebuilt(again._profiles[[user]])[0]
+        assert (left - wanted).abs().max() > 0.01
+        # The other one did nothing new.
+        assert torch.equal(block[1 - row], model.score([3, 3])[0])
+
+
+def test_a_file_without_the_diagonal_scores_and_does_not_fold_in(tmp_path: Path) -> None:
+    data = tiny_dataset(4).training
+    model = create_model("ease").fit(data)
+    log = log_of(data, [3]).with_columns(user_id=pl.lit("new"))
+    path = model.save(tmp_path / "model.safetensors")
+    restored = create_model("ease").restore(path, data)
+    assert restored.recommend(history=log).equals(model.recommend(history=log))
+    with safe_open(path, framework="pt") as stored:
+        metadata = stored.metadata()
+    save_file({"weights": model._state()["weights"]}, path, metadata=metadata)
+    older = create_model("ease").restore(path, data)
+    assert torch.equal(older.score([0, 5]), model.score([0, 5]))
+    with pytest.raises(CapabilityError, match="stored without the diagonal of P"):
+        older.recommend(history=log)

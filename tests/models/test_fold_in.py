@@ -45,8 +45,8 @@ COUNTED: list[tuple[str, dict[str, Any]]] = [
     ("ease", {"l2": 5.0, "own": 0.3}),
 ]
 # What a history alone decides. Graph models know a training user by a row of layer 0, too, and give
-# a new one a row of its own; in itemknn a new user adds to the similarities of its own items.
-BY_HISTORY_ALONE = [case for case in COUNTED if case[0] != "itemknn"]
+# a new one a row of its own; in itemknn and ease a new user changes how its own items are alike.
+BY_HISTORY_ALONE = [case for case in COUNTED if case[0] not in ("itemknn", "ease")]
 
 
 def name_of(value: object) -> str:

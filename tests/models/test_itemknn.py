@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from types import MappingProxyType
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from fold_helpers import log_of
+from fold_helpers import known_less, log_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weighted_helpers import Dense, assert_weights_matter, dense_profiles, hit_share
@@ -105,19 +103,6 @@ def test_it_finds_what_other_behaviors_tell() -> None:
     data = planted_dataset()
     popular = create_model("popularity").fit(data)
     assert hit_share(create_model("itemknn").fit(data), data, 5) > 2 * hit_share(popular, data, 5)
-
-
-def known_less(data: TrainingData, lost: dict[int, float]) -> TrainingData:
-    """Return the data of which these users keep so large a share of each behavior's pairs."""
-    parts = {}
-    for name, part in data.interactions.items():
-        keep = np.ones(part.nnz, dtype=np.bool_)
-        for user, share in lost.items():
-            rows = slice(part.indptr[user], part.indptr[user + 1])
-            size = part.indptr[user + 1] - part.indptr[user]
-            keep[rows] = np.arange(size) < share * size
-        parts[name] = part.select(keep)
-    return replace(data, interactions=MappingProxyType(parts))
 
 
 WEIGHTS = {"view": 0.37, "cart": 0.0, "purchase": 1.9}

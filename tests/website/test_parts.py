@@ -18,7 +18,7 @@ from family_picture import Member, members, picture
 from funnelrec.models import create_model
 from funnelrec.models.propagated import OWN_LENGTH
 from mathml import MathError, mathml, with_mathml
-from measured import MASKED, fold_in_table, levels_table
+from measured import MASKED, fold_in_table, fold_in_times_table, levels_table
 from measured import test_table as table_of_tests
 from model_pages import model_page
 from site_hooks import on_page_content
@@ -234,9 +234,19 @@ def test_users_left_out_are_counted_over_seeds(
     row |= {"settings": {}, "own_length": OWN_LENGTH}
     first = {**row, "seed": 0, "test": part(100, 30, 10, 5), "validation": part(80, 9, 1, 0)}
     second = {**row, "seed": 1, "test": part(60, 20, 0, 1), "validation": part(80, 10, 0, 0)}
-    timed = {"step": "time", "model": "rmbrec"}
+    timed = {"step": "time", "model": "rmbrec", "dataset": "taobao15k"}
+    timed |= {"milliseconds_for_one_user": {"median": 9.0, "p95": 9.0, "p99": 9.0}}
+    later = timed | {"milliseconds_for_one_user": {"median": 2.449, "p95": 3.0, "p99": 4.0}}
+    quick = {"milliseconds_for_one_user": {"median": 0.5, "p95": 1.0, "p99": 1.0}}
+    quick = {**timed, "model": "ease", **quick}
     tried = {**first, "own_length": OWN_LENGTH + 1}
-    recorded.write_text("\n".join(json.dumps(line) for line in (first, timed, tried, second)))
+    rows = (first, timed, tried, second, later, quick)
+    recorded.write_text("\n".join(json.dumps(line) for line in rows))
     assert fold_in_table().splitlines()[2:] == [
         "| taobao15k | [`rmbrec`](../models/rmbrec.md) | 160 | 0.3750 | 0.3500 | 0.933 | 0.950 |"
+    ]
+    # The last measurement of a model, and the quickest first.
+    assert fold_in_times_table().splitlines()[2:] == [
+        "| taobao15k | [`ease`](../models/ease.md) | 0.5 ms | 1.0 ms | 1.0 ms |",
+        "| taobao15k | [`rmbrec`](../models/rmbrec.md) | 2.4 ms | 3.0 ms | 4.0 ms |",
     ]

@@ -23,7 +23,7 @@ from funnelrec.data.sizes import Sizes
 from funnelrec.graph.neighbors import product_blocks
 from funnelrec.models.base import Capabilities, FitOptions, register
 from funnelrec.models.space import PerAuxiliary, Range, SearchSpace
-from funnelrec.models.weighted import WeightedRecommender, WeightedSettings
+from funnelrec.models.weighted import WeightedRecommender, WeightedSettings, filled
 
 _GIB = 2**30
 # Rows mirrored at a time: a block must fit a cache, or the transposed copy crawls.
@@ -78,6 +78,14 @@ class EASE(WeightedRecommender[EASESettings]):
     items x items that is also the result. A larger catalogue than ``max_items``, or than memory,
     is refused before any work.
 
+    A user folded in with the profile x', known to training by the profile x (0 for a stranger), is
+    scored by what B would be had training seen it: :math:`X^T X` changes by
+    :math:`x' x'^T - x x^T`, and P by the formula of Sherman and Morrison. For a stranger,
+
+    .. math::
+        a = P x', \quad s = x'^T P x', \qquad
+        \hat y_j = x'_j - \frac{a_j}{(1 + s) P_{jj} - a_j^2}
+
     Reference: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019.
 
     Departures: several behaviors in one matrix; ``own`` replaces the zero diagonal when scoring,
@@ -99,6 +107,7 @@ class EASE(WeightedRecommender[EASESettings]):
 
     _profiles: sp.csr_array
     _weights: Tensor
+    _diagonal: Tensor | None
 
     def check(self, data: TrainingData) -> None:
         """Refuse a catalogue whose matrix is above the limit or does not fit into memory."""
@@ -130,6 +139,7 @@ class EASE(WeightedRecommender[EASESettings]):
         place = np.arange(len(matrix))
         matrix[place, place] += np.float32(self.config.l2)
         _invert(matrix, self.config.l2)
+        self._diagonal = torch.from_numpy(matrix[place, place]).to(self.device)
         matrix /= -matrix[place, place]
         matrix[place, place] = np.float32(self.config.own)
         self._weights = torch.from_numpy(matrix).to(self.device)
@@ -137,8 +147,47 @@ class EASE(WeightedRecommender[EASESettings]):
     def _score(self, users: Tensor) -> Tensor:
         return self._rebuilt(self._profiles[users.cpu().numpy()])
 
+    def check_fold_in(self) -> None:
+        """Refuse a model whose stored file has no diagonal of P, too."""
+        super().check_fold_in()
+        self._kept_diagonal()
+
+    def _kept_diagonal(self) -> Tensor:
+        if self._diagonal is None:
+            raise CapabilityError(
+                f"this {self.name} was stored without the diagonal of P, by a funnelrec that "
+                "folded users in without it; train it again."
+            )
+        return self._diagonal.double()
+
     def _fold_in(self, histories: Histories) -> Tensor:
-        return self._rebuilt(self.profiles_of(histories))
+        diagonal = self._kept_diagonal()
+        now = self.profiles_of(histories)
+        scores, new, moved = self._moved(now, diagonal)
+        length, gone = (new * moved).sum(dim=1, keepdim=True), diagonal
+        changed = np.ones(len(histories), dtype=np.bool_)
+        known = histories.known >= 0
+        if known.any():
+            # What training has of a user is among the history; nobody else has a row.
+            before = sp.diags_array(known.astype(np.float32)) @ self._profiles[histories.known]
+            before = before.tocsr()
+            before.eliminate_zeros()
+            changed = (now != before).sum(axis=1) > 0
+            _, old, left = self._moved(before, diagonal)
+            part = 1 / (1 - (old * left).sum(dim=1, keepdim=True))
+            both = (old * moved).sum(dim=1, keepdim=True)
+            gone = diagonal + part * left * left
+            moved, length = moved + part * both * left, length + part * both * both
+        found = new * (1 + self.config.own) - moved / ((1 + length) * gone - moved * moved)
+        # As training left it, to the last bit, where there is nothing new.
+        rows = torch.from_numpy(changed).to(self.device)
+        return torch.where(rows[:, None], found.to(scores.dtype), scores)
+
+    def _moved(self, profiles: sp.csr_array, diagonal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the scores of profiles as training left B, the profiles x, and P x, by row."""
+        scores = self._rebuilt(profiles)
+        dense = torch.from_numpy(filled(profiles)).to(self.device).double()
+        return scores, dense, diagonal * (dense * (1 + self.config.own) - scores)
 
     def _similarity(self, item: int) -> Tensor:
         return self._weights[item]
@@ -160,10 +209,13 @@ class EASE(WeightedRecommender[EASESettings]):
         )
 
     def _state(self) -> dict[str, Tensor]:
-        return {"weights": self._weights}
+        kept = {} if self._diagonal is None else {"diagonal": self._diagonal}
+        return {"weights": self._weights} | kept
 
     def _restore(self, state: Mapping[str, Tensor], data: TrainingData) -> None:
         self._weights = state["weights"].to(self.device)
+        diagonal = state.get("diagonal")
+        self._diagonal = None if diagonal is None else diagonal.to(self.device)
         self._profiles = self.profiles(data)
 
 
