@@ -234,10 +234,10 @@ def test_users_left_out_are_counted_over_seeds(
     row |= {"settings": {}, "own_length": OWN_LENGTH}
     first = {**row, "seed": 0, "test": part(100, 30, 10, 5), "validation": part(80, 9, 1, 0)}
     second = {**row, "seed": 1, "test": part(60, 20, 0, 1), "validation": part(80, 10, 0, 0)}
-    timed = {"step": "time", "model": "rmbrec", "dataset": "taobao15k"}
+    timed: dict[str, Any] = {"step": "time", "model": "rmbrec", "dataset": "taobao15k"}
     timed |= {"milliseconds_for_one_user": {"median": 9.0, "p95": 9.0, "p99": 9.0}}
     later = timed | {"milliseconds_for_one_user": {"median": 2.449, "p95": 3.0, "p99": 4.0}}
-    quick = {"milliseconds_for_one_user": {"median": 0.5, "p95": 1.0, "p99": 1.0}}
+    quick: dict[str, Any] = {"milliseconds_for_one_user": {"median": 0.5, "p95": 1.0, "p99": 1.0}}
     quick = {**timed, "model": "ease", **quick}
     tried = {**first, "own_length": OWN_LENGTH + 1}
     rows = (first, timed, tried, second, later, quick)
