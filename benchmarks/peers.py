@@ -11,7 +11,8 @@ and numpy below 2, and may have one of its own)::
 Every contestant is a process of its own, limited to the same threads, on the same split: the
 training, validation and test pairs that funnelrec prepared. Public code is run as it is, with its
 own sampler and loop, for a few epochs; the first warms up and is left out of the median. Batches
-are those of each original: 2048 pairs (LightGCN), 1024 users (RMBRec). Processor time stands beside
+are those of each original: 2048 pairs (LightGCN), 1024 users (RMBRec), but for
+``funnelrec-lightgcn-default``, which has the 4096 of our default. Processor time stands beside
 wall time, which means something on an idle machine alone. One line each is added to
 benchmarks/results/peers.jsonl.
 """
@@ -46,12 +47,19 @@ NAMES = (
     "funnelrec-rmbrec",
     "rmbrec-release",
     "funnelrec-lightgcn",
+    "funnelrec-lightgcn-default",
     "recbole-lightgcn",
     "pyg-lightgcn",
     "implicit-als",
     "implicit-bpr",
 )
 DIM, LAYERS, PAIRS, USERS = 64, 3, 2048, 1024
+# Model and settings of ours: batches of the original, or those of the default.
+OWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "funnelrec-rmbrec": ("rmbrec", {"batch_size": USERS, "rounds": 1}),
+    "funnelrec-lightgcn": ("lightgcn", {"batch_size": PAIRS}),
+    "funnelrec-lightgcn-default": ("lightgcn", {}),
+}
 
 # What the environments of the peers execute: their public interface, timed epoch by epoch.
 RECBOLE = """
@@ -148,8 +156,7 @@ from funnelrec.data.dataset import Dataset
 from funnelrec.models import create_model
 from funnelrec.training.loop import train
 data = Dataset.load(sys.argv[1]).training
-settings = {"lightgcn": {"batch_size": 2048}, "rmbrec": {"batch_size": 1024, "rounds": 1}}
-model = create_model(sys.argv[4], config={**settings[sys.argv[4]], "epochs": int(sys.argv[2])},
+model = create_model(sys.argv[4], config={**json.loads(sys.argv[5]), "epochs": int(sys.argv[2])},
                      device="cpu")
 began = time.perf_counter()
 network = model.network(data, torch.Generator().manual_seed(0))
@@ -296,14 +303,9 @@ def measured(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str
         case "implicit-als" | "implicit-bpr":
             return run_code(peer, IMPLICIT, pairs, "10", threads, name.removeprefix("implicit-"))
         case _:
-            return run_code(
-                sys.executable,
-                OURS,
-                data,
-                str(epochs + 2),
-                threads,
-                name.removeprefix("funnelrec-"),
-            )
+            model, settings = OWN[name]
+            given = (data, str(epochs + 2), threads, model, json.dumps(settings))
+            return run_code(sys.executable, OURS, *given)
 
 
 def main() -> None:
