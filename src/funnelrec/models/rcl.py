@@ -409,8 +409,8 @@ class RCL(EmbeddingRecommender[RCLSettings]):
     keeps it from learning. What BPR sets apart are pairs that are edges of the graph it reads: it
     falls to a seventh in four epochs, and little of that helps with pairs that are not. So, after
     eight epochs: .0330 / .0168 with all edges, .0430 / .0218 without nine of ten purchases at a
-    step, .0240 / .0126 without nine of ten edges of every behavior; .0267 / .0133 with steps of
-    1e-2.
+    step, .0240 / .0126 without nine of ten edges of every behavior (no option, by a trial);
+    .0267 / .0133 with steps of 1e-2.
     """
 
     name = "rcl"
