@@ -72,10 +72,12 @@ def settings_of(model: str, penalty: float) -> dict[str, Any]:
     return settings
 
 
-def key(dataset: Dataset, model: str, penalty: float) -> str:
+def key(dataset: Dataset, model: str, penalty: float, device: str) -> str:
     """Return what identifies a training."""
     config = create_model(model, **settings_of(model, penalty)).config.model_dump(mode="json")
-    return key_of(fingerprint=dataset.fingerprint, model=model, settings=config, seed=0)
+    # Rows of a card stand beside those of two cores, not in their place.
+    card = {} if device == "cpu" else {"device": device}
+    return key_of(fingerprint=dataset.fingerprint, model=model, settings=config, seed=0, **card)
 
 
 def one(name: str, model: str, penalty: float, minutes: float, device: str) -> None:
@@ -119,7 +121,8 @@ def one(name: str, model: str, penalty: float, minutes: float, device: str) -> N
     append(
         RESULTS,
         {
-            "key": key(dataset, model, penalty),
+            "key": key(dataset, model, penalty, device),
+            "device": device,
             "dataset": name,
             "model": model,
             "penalty": penalty,
@@ -158,7 +161,7 @@ def run(models: list[str], datasets: list[str], minutes: float, device: str) -> 
             continue
         for model in models:
             for penalty in (0.0, PENALTY) if model in PENALISED else (0.0,):
-                if key(dataset, model, penalty) in finished(RESULTS):
+                if key(dataset, model, penalty, device) in finished(RESULTS):
                     continue
                 command = [sys.executable, __file__, "one", "--datasets", name, "--models", model]
                 command += ["--penalty", str(penalty), "--minutes", str(minutes)]
