@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from funnelrec.graph import Adjacency, propagate
 from funnelrec.graph.adjacency import Kernel
 from funnelrec.graph.products import multiply
 from funnelrec.models import create_model
-from funnelrec.models.gradient import GradientRecommender
 from funnelrec.training.sampling import PairSampler, UserSampler
 
 pytestmark = [
@@ -105,17 +103,6 @@ def test_draws_on_the_gpu_keep_to_the_rules(tiny_dataset: Dataset) -> None:
             mine = batch.users.cpu().numpy()
             drawn = batch.negatives.reshape(-1).cpu().numpy()
             assert not excluded.contains(mine, drawn).any()
-
-
-@pytest.mark.parametrize("name", ["lightgcn", "rmbrec", "charm"])
-def test_mixed_precision_trains(tiny_dataset: Dataset, name: str) -> None:
-    settings = {"epochs": 3, "dim": 8, "precision": "bfloat16"}
-    model = cast(
-        "GradientRecommender[Any, Any]",
-        create_model(name, config=settings, seed=1, device="cuda").fit(tiny_dataset),
-    )
-    losses = [sum(record.terms.values()) for record in model.history.records]
-    assert losses[-1] < losses[0]
 
 
 def test_evaluation_of_scores_on_the_gpu(tiny_dataset: Dataset) -> None:

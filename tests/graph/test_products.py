@@ -13,7 +13,14 @@ from torch import Tensor
 from funnelrec.common.errors import ConfigError
 from funnelrec.graph import Adjacency, propagate, sparse_product
 from funnelrec.graph.adjacency import CsrMatrix, Kernel, Pieces
-from funnelrec.graph.products import KERNELS, by_bags, multiply
+from funnelrec.graph.products import (
+    KERNELS,
+    TRITON_FROM,
+    TRITON_UP_TO,
+    by_bags,
+    fastest,
+    multiply,
+)
 
 
 def graph_of(seed: int, n_users: int, n_items: int) -> Adjacency:
@@ -101,3 +108,19 @@ def test_mixed_precision_leaves_propagation_alone() -> None:
         assert (users @ items.T).dtype == torch.bfloat16
     assert product.dtype == torch.float32
     assert all(torch.equal(one, other) for one, other in zip(mixed, exact, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("entries", "columns", "triton", "expected"),
+    [
+        (TRITON_FROM, TRITON_UP_TO, True, "triton"),
+        (TRITON_FROM - 1, TRITON_UP_TO, True, "csr"),
+        (TRITON_FROM, TRITON_UP_TO + 1, True, "csr"),
+        (TRITON_FROM, TRITON_UP_TO, False, "csr"),
+    ],
+)
+def test_a_card_takes_our_kernel_for_large_graphs(
+    entries: int, columns: int, triton: bool, expected: str
+) -> None:
+    assert fastest(entries, columns, cuda=True, triton=triton) == expected
+    assert fastest(entries, columns, cuda=False, triton=triton) == "bag"

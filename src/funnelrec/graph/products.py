@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,8 +18,45 @@ from funnelrec.graph.adjacency import CsrMatrix, Kernel
 ON_CPU: Kernel = "bag"
 """On a CPU a weighted bag of rows is the fastest without a kernel of our own."""
 
-ON_CUDA: Kernel = "csr"
-"""Torch's product of compressed rows, which is cuSPARSE's."""
+TRITON_FROM = 4_000_000
+"""Stored entries from which our own kernel beats cuSPARSE's on a GPU (docs/performance.md).
+
+Measured at 1 and at 10 million; below, a launch of Triton's costs more than its product gains.
+"""
+
+TRITON_UP_TO = 128
+"""Columns up to which it does: the fewer, the more."""
+
+
+def fastest(entries: int, columns: int, *, cuda: bool, triton: bool = True) -> Kernel:
+    """Return the kernel that a product takes if none is named.
+
+    Parameters
+    ----------
+    entries
+        Stored entries of the sparse matrix.
+    columns
+        Of the dense one.
+    cuda
+        Whether they are on a CUDA device.
+    triton
+        Whether the package triton is installed; torch's CUDA builds bring it along on Linux.
+
+    Examples
+    --------
+    >>> fastest(10**6, 64, cuda=False), fastest(10**6, 64, cuda=True)
+    ('bag', 'csr')
+    >>> fastest(10**7, 64, cuda=True), fastest(10**7, 64, cuda=True, triton=False)
+    ('triton', 'csr')
+    """
+    if not cuda:
+        return ON_CPU
+    return "triton" if triton and entries >= TRITON_FROM and columns <= TRITON_UP_TO else "csr"
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def multiply(matrix: CsrMatrix, dense: Tensor) -> Tensor:
@@ -42,7 +81,9 @@ def multiply(matrix: CsrMatrix, dense: Tensor) -> Tensor:
     """
     if matrix.nnz == 0 or dense.shape[1] == 0:
         return dense.new_zeros(matrix.shape[0], dense.shape[1])
-    kernel = matrix.kernel or (ON_CUDA if dense.is_cuda else ON_CPU)
+    kernel = matrix.kernel or fastest(
+        matrix.nnz, dense.shape[1], cuda=dense.is_cuda, triton=_has_triton()
+    )
     return KERNELS[kernel](matrix, dense.contiguous())
 
 
