@@ -199,20 +199,29 @@ def _title(row: dict[str, Any]) -> str:
 
 
 def _ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(rows, key=lambda row: (MODELS.index(row["model"]), row["penalty"]))
+    return sorted(
+        rows,
+        key=lambda row: (MODELS.index(row["model"]), row["penalty"], _on_a_card(row)),
+    )
+
+
+def _on_a_card(row: dict[str, Any]) -> bool:
+    # The first lines were written before a card was an option.
+    return bool(row.get("device", "cpu") != "cpu")
 
 
 def _figures(name: str, rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| model | published HR@10 / NDCG@10 | overall | conversion | discovery | validation "
-        "| epoch |",
-        "|---|---|---|---|---|---|---|",
+        "| model | trained on | published HR@10 / NDCG@10 | overall | conversion | discovery "
+        "| validation | epoch |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in _ordered(rows):
         cells = [_pair(row["test"][part]) for part in ("overall", "conversion", "discovery")]
         ended = ", ended by the budget" if row["ended_by_budget"] else ""
+        where = "a card" if _on_a_card(row) else "a core"
         lines.append(
-            f"| {_title(row)} | {'' if row['penalty'] else _printed(name, row['model'])} "
+            f"| {_title(row)} | {where} | {'' if row['penalty'] else _printed(name, row['model'])} "
             f"| {' | '.join(cells)} | {_pair(row['validation']['overall'])} "
             f"| {row['best_epoch']} of {row['epochs']}{ended} |"
         )
@@ -229,6 +238,8 @@ def _printed(name: str, model: str) -> str:
 
 
 def _cost(rows: list[dict[str, Any]]) -> str:
+    # What stood beside others on one card has no seconds of its own.
+    rows = [row for row in rows if not row.get("side_by_side")]
     lines = [
         "| model | data set | parameters | processor seconds an epoch | before the first "
         "| in all | peak memory, MiB | machine |",
