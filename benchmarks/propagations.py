@@ -4,6 +4,8 @@ Run from the repository with the benchmark files in FUNNELREC_DATA::
 
     python benchmarks/propagations.py --device cuda --out measured
     python benchmarks/propagations.py --models lightgcn --minutes 3
+    python benchmarks/propagations.py --cost            # seconds an epoch alone, on an idle machine
+    python benchmarks/propagations.py --table           # rewrites the table in docs/performance.md
 
 One propagation serves one batch as the papers have it. Larger batches, and several batches a step
 (``batches_per_propagation``), take fewer of them. Each setting trains to its own early stopping,
@@ -11,13 +13,16 @@ at most ``--minutes``, and is one line of OUT/propagations.jsonl: propagations a
 validation figures, the seconds to reach them by the clock and in processor time of a thread, and
 the way there: epoch, both times with the validations before it, value. Processor time means
 something on a busy machine, too, and on a CPU the minutes are counted in it. A second call repeats
-no line that is there. Test pairs are never looked at.
+no line that is there. Test pairs are never looked at. Lines of a card with ``side_by_side`` were
+trained that many at once, so their seconds mean nothing; ``--cost`` measures what an epoch takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,10 +33,14 @@ from funnelrec.data.dataset import TrainingData
 from funnelrec.models import FitOptions, create_model
 from funnelrec.models.gradient import GradientRecommender
 from machine import Lines, described
-from reproduction import CHOSEN, load
+from reproduction import CHOSEN, ROOT, between, load
 
+PAGE = ROOT / "docs/performance.md"
 OUT = Path(__file__).resolve().parent / "results"
 DATASET = "taobao15k"
+
+# Epochs of which an epoch's time is taken.
+COSTED = 5
 
 # Steps grow with the root of how much larger a step's batch is than the model's own.
 GRID: dict[str, list[dict[str, Any]]] = {
@@ -146,6 +155,68 @@ def measured(
     }
 
 
+def cost(
+    name: str, setting: dict[str, Any], data: TrainingData, *, device: torch.device, seed: int
+) -> dict[str, Any]:
+    """Return the seconds of an epoch without validation, the best of those after the first."""
+    ends: list[tuple[float, float]] = []
+
+    def noted() -> bool:
+        ends.append((time.perf_counter(), time.process_time()))
+        return False
+
+    model = made(name, setting, device, seed, epochs=COSTED, evaluate_every=COSTED)
+    steps = -(-model.sampler(data).n_batches // getattr(model.config, "batches_per_propagation", 1))
+    model.fit(data, options=FitOptions(progress="none", stop=noted))
+    # The last epoch is validated, the first fills caches.
+    taken = [(later[0] - at[0], later[1] - at[1]) for at, later in pairwise(ends[:-1])]
+    return {
+        "model": name,
+        "setting": setting,
+        "cost": True,
+        "propagations_an_epoch": steps,
+        "seconds_an_epoch": min(clock for clock, _ in taken),
+        "processor_seconds_an_epoch": min(processor for _, processor in taken),
+    }
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Return the trainings of a card, with the seconds of an epoch of a core."""
+
+    def costs(line: dict[str, Any]) -> float | None:
+        same = [
+            other["processor_seconds_an_epoch"]
+            for other in lines
+            if other.get("cost")
+            and (other["model"], other["setting"]) == (line["model"], line["setting"])
+        ]
+        return min(same, default=None)
+
+    rows = [
+        "| model | setting | propagations an epoch | HR@10 / NDCG@10 | best epoch of "
+        "| seconds an epoch | seconds to the best |",
+        "|---|---|---:|---|---|---:|---:|",
+    ]
+    trained = [line for line in lines if line.get("side_by_side")]
+    for name, settings in GRID.items():
+        for line in trained:
+            if line["model"] != name or line["setting"] not in settings:
+                continue
+            each = costs(line)
+            said = ", ".join(f"{key}={value:g}" for key, value in _numbers(line["setting"]).items())
+            seconds = "- | -" if each is None else f"{each:.2f} | {each * line['best_epoch']:.0f}"
+            rows.append(
+                f"| {name} | {said or 'the default'} | {line['propagations_an_epoch']} "
+                f"| {line['best']['hr@10']:.4f} / {line['best']['ndcg@10']:.4f} "
+                f"| {line['best_epoch']} of {line['epochs']} | {seconds} |"
+            )
+    return "\n".join(rows)
+
+
+def _numbers(setting: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in setting.items() if not isinstance(value, str)}
+
+
 def main() -> None:
     """Train what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -160,8 +231,15 @@ def main() -> None:
         type=int,
         help="Which of a model's settings, by place; all by default.",
     )
+    parser.add_argument("--cost", action="store_true", help="Measure an epoch, and no accuracy.")
+    parser.add_argument("--table", action="store_true", help="Rewrite the table of the page.")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
+    if arguments.table:
+        lines_there = (OUT / "propagations.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = table([json.loads(line) for line in lines_there])
+        PAGE.write_text(between(PAGE.read_text(), "propagations", rows))
+        return
     prefer_huge_pages()
     dataset = load(DATASET)
     if dataset is None:
@@ -171,6 +249,10 @@ def main() -> None:
     for name in arguments.models:
         places = arguments.settings or range(len(GRID[name]))
         for setting in (GRID[name][place] for place in places):
+            if arguments.cost:
+                given = (name, setting, dataset.training)
+                lines.add(cost(*given, device=device, seed=arguments.seed))
+                continue
             wanted = {"model": name, "setting": setting, "seed": arguments.seed}
             if lines.done(**wanted):
                 continue

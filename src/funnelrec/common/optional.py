@@ -26,5 +26,6 @@ def require(module: str, extra: str) -> Any:
     except ImportError as error:
         raise MissingExtraError(
             f"this needs the package {module.partition('.')[0]!r} ({error}). "
-            f"Install it with: pip install 'funnelrec[{extra}]'"
+            f"Install it with: pip install 'funnelrec[{extra}]' "
+            f"(in a clone: pip install '.[{extra}]')"
         ) from error
