@@ -18,7 +18,7 @@ def test_a_missing_package_names_the_group_to_install() -> None:
         require("no_such_package.part", "plots")
     assert str(caught.value) == (
         "this needs the package 'no_such_package' (No module named 'no_such_package'). "
-        "Install it with: pip install 'funnelrec[plots]'"
+        "Install it with: pip install 'funnelrec[plots]' (in a clone: pip install '.[plots]')"
     )
 
 
