@@ -4,6 +4,7 @@ Run from the repository, with the benchmark files in FUNNELREC_DATA for ``taobao
 
     python benchmarks/kernels.py                              # taobao15k, every part
     python benchmarks/kernels.py --graphs 1M 10M --dims 32 64 128
+    python benchmarks/kernels.py --graphs 60M --alone --only propagation  # hours with the others
     python benchmarks/kernels.py --device cuda --graphs taobao15k 60M --out measured
 
 Each line of OUT/kernels.jsonl is one measurement with the machine it was made on. The peers
@@ -34,7 +35,7 @@ from funnelrec.data.interactions import Interactions
 from funnelrec.evaluation.ranking import rank_held_out, top_k
 from funnelrec.graph import Adjacency, propagate
 from funnelrec.graph.adjacency import CsrMatrix, Kernel
-from funnelrec.graph.products import KERNELS
+from funnelrec.graph.products import KERNELS, fastest
 from funnelrec.training.sampling import PairSampler, UserSampler
 from machine import SIZES, Lines, described, random_pairs, seconds, wait
 from reproduction import load
@@ -212,10 +213,20 @@ def pairs_of(name: str, device: torch.device) -> Interactions | None:
     return None if dataset is None else dataset.training.interactions["view"]
 
 
+def measured_kernels(
+    graph: Adjacency, dim: int, device: torch.device, alone: bool
+) -> tuple[Kernel, ...]:
+    """Return the kernels that run on a device, or the one that it takes by itself."""
+    cuda = device.type == "cuda"
+    if alone:
+        return (fastest(graph.to_users.nnz, dim, cuda=cuda),)
+    return ("bag", "csr", "triton") if cuda else ("bag", "csr")
+
+
 def measured_propagation(
-    graph: Adjacency, dim: int, device: torch.device, peers: bool
+    graph: Adjacency, dim: int, device: torch.device, peers: bool, alone: bool
 ) -> Iterator[dict[str, Any]]:
-    """Yield a line for each kernel and each peer."""
+    """Yield a line for each kernel and each peer, or for the device's own kernel alone."""
     stream = stream_bandwidth(device)
     rows = [graph.n_items, graph.n_users]
     gathers = [gather_bandwidth(number, dim, device) for number in rows]
@@ -224,9 +235,9 @@ def measured_propagation(
         gathered, streamed = moved([half], dim)
         limit += LAYERS * (gathered / bandwidth + streamed / stream)
     bytes_moved = LAYERS * sum(moved([graph.to_users, graph.to_items], dim))
-    kernels: list[Kernel] = ["bag", "csr"] if device.type == "cpu" else ["bag", "csr", "triton"]
     ways: list[tuple[str, Callable[..., Any]]] = [
-        (f"ours, {kernel}", partial(ours_by, kernel)) for kernel in kernels
+        (f"ours, {kernel}", partial(ours_by, kernel))
+        for kernel in measured_kernels(graph, dim, device, alone)
     ]
     edges = graph.to_users.nnz
     if peers:
@@ -284,15 +295,20 @@ def measured_propagation(
 
 
 def propagation(
-    lines: Lines, name: str, graph: Adjacency, dims: Sequence[int], device: torch.device
+    lines: Lines,
+    name: str,
+    graph: Adjacency,
+    dims: Sequence[int],
+    device: torch.device,
+    alone: bool,
 ) -> None:
     """Measure every way at every dimension and print ratios to the first of our own."""
     edges = graph.to_users.nnz
     for dim in dims:
         first = 0.0
         # A peer that holds every edge twice does not fit beside the largest graph.
-        peers = edges < 20_000_000
-        for row in measured_propagation(graph, dim, device, peers):
+        peers = edges < 20_000_000 and not alone
+        for row in measured_propagation(graph, dim, device, peers, alone):
             first = first or row["both_ms"]
             lines.add(
                 {
@@ -310,15 +326,19 @@ def propagation(
 
 
 def products(
-    lines: Lines, name: str, graph: Adjacency, dims: Sequence[int], device: torch.device
+    lines: Lines,
+    name: str,
+    graph: Adjacency,
+    dims: Sequence[int],
+    device: torch.device,
+    alone: bool,
 ) -> None:
     """Measure one product in each direction by each kernel."""
-    kernels: list[Kernel] = ["bag", "csr"] if device.type == "cpu" else ["bag", "csr", "triton"]
     for dim in dims:
         for toward, half in (("users", graph.to_users), ("items", graph.to_items)):
             dense = torch.ones(half.shape[1], dim, device=device)
             gathered, streamed = moved([half], dim)
-            for kernel in kernels:
+            for kernel in measured_kernels(graph, dim, device, alone):
                 multiply = KERNELS[kernel]
                 try:
                     took = seconds(partial(multiply, half, dense), device)
@@ -453,6 +473,7 @@ def main() -> None:
     parser.add_argument("--graphs", nargs="*", default=["taobao15k"])
     parser.add_argument("--dims", nargs="*", type=int, default=[64])
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--alone", action="store_true", help="Our own kernel, without any other.")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
@@ -473,8 +494,9 @@ def main() -> None:
     for name, pairs in graphs.items():
         if "propagation" in arguments.only:
             graph = Adjacency.from_matrix(pairs.matrix()).to(device)
-            products(lines, name, graph, arguments.dims, device)
-            propagation(lines, name, graph, arguments.dims, device)
+            given = (lines, name, graph, arguments.dims, device, arguments.alone)
+            products(*given)
+            propagation(*given)
             del graph
         if "samplers" in arguments.only:
             samplers(lines, name, pairs, device)
