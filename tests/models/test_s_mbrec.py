@@ -22,6 +22,7 @@ from funnelrec.models import create_model
 from funnelrec.models.s_mbrec import SMBRec, SMBRecNetwork, SMBRecSettings
 from funnelrec.testing.datasets import datasets
 from funnelrec.training.sampling import PairSampler, Triples
+from funnelrec.training.seeded import Seeded
 
 
 def network(data: TrainingData, **given_settings: Any) -> SMBRecNetwork:
@@ -113,7 +114,7 @@ def slow_loss(made: SMBRecNetwork, data: TrainingData, triples: Triples) -> dict
 def compare(data: TrainingData, triples: Triples, **given_settings: Any) -> None:
     """Check every term and its gradients against the slow twin."""
     made = network(data, **given_settings)
-    found, expected = made.loss(triples), slow_loss(made, data, triples)
+    found, expected = made.loss(Seeded(triples, seed=0)), slow_loss(made, data, triples)
     assert_same_with_gradients(made, found, expected, values=(1e-9, 1e-12), rtol=1e-7, atol=1e-10)
 
 
@@ -152,7 +153,7 @@ def test_orthonormal_rows_have_the_known_contrast(tiny_dataset: Dataset) -> None
         made.users.copy_(torch.eye(60))
         made.items.copy_(torch.eye(60)[:40])
     triples = Triples(rows, rows + 2, rows[:, None] + 3)
-    found = made.loss(triples)["contrast"].item()
+    found = made.loss(Seeded(triples, seed=0))["contrast"].item()
     expected = sum(math.log(1 + 8 * math.exp(-1 / temperature)) for temperature in (1.0, 0.2))
     assert found == pytest.approx(expected)
 
@@ -179,7 +180,7 @@ def test_concat_adds_up_the_behaviors_products(tiny_dataset: Dataset) -> None:
 def test_every_parameter_learns(tiny_dataset: Dataset) -> None:
     data = tiny_dataset.training
     made = network(data, counts="log")
-    assert_learns(made, made.loss(batch(data))["ranking"])
+    assert_learns(made, made.loss(Seeded(batch(data), seed=0))["ranking"])
 
 
 def test_negatives_are_k_and_never_bought(tiny_dataset: Dataset) -> None:
@@ -194,3 +195,17 @@ def test_negatives_are_k_and_never_bought(tiny_dataset: Dataset) -> None:
 def test_a_temperature_of_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"user_temperatures.view: must be greater than 0, got 0"):
         create_model("s_mbrec", user_temperatures={"view": 0})
+
+
+def test_only_purchases_are_left_out_at_a_step(tiny_dataset: Dataset) -> None:
+    data = tiny_dataset.training
+    whole, thinned = network(data), network(data, target_dropout=0.6)
+    torch.testing.assert_close(thinned.embeddings(), whole.embeddings())
+    for found, plain in zip(
+        thinned.views(torch.Generator().manual_seed(5)), whole.views(), strict=True
+    ):
+        torch.testing.assert_close(found[:-1], plain[:-1])
+        assert not torch.allclose(found[-1], plain[-1])
+    drawn = batch(data)
+    losses = [thinned.loss(Seeded(drawn, seed=seed))["ranking"] for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
