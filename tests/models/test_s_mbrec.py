@@ -185,7 +185,8 @@ def test_every_parameter_learns(tiny_dataset: Dataset) -> None:
 
 def test_negatives_are_k_and_never_bought(tiny_dataset: Dataset) -> None:
     data = tiny_dataset.training
-    for triples in SMBRec(negatives=4, batch_size=30, device="cpu").sampler(data).epoch(1):
+    for drawn in SMBRec(negatives=4, batch_size=30, device="cpu").sampler(data).epoch(1):
+        triples = drawn.batch
         assert triples.negatives.shape == (len(triples.users), 4)
         assert not data.purchases.contains(
             triples.users[:, None].expand(-1, 4).numpy(), triples.negatives.numpy()
