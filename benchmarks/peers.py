@@ -7,6 +7,7 @@ and numpy below 2, and may have one of its own)::
 
     python benchmarks/peers.py --release RMBREC_FOLDER --python PEERS/bin/python
     python benchmarks/peers.py --only funnelrec-lightgcn pyg-lightgcn --epochs 3
+    python benchmarks/peers.py --accuracy --python PEERS/bin/python --epochs 160 --threads 1
 
 Every contestant is a process of its own, limited to the same threads, on the same split: the
 training, validation and test pairs that funnelrec prepared. Public code is run as it is, with its
@@ -15,6 +16,11 @@ are those of each original: 2048 pairs (LightGCN), 1024 users (RMBRec), but for
 ``funnelrec-lightgcn-default``, which has the 4096 of our default. Processor time stands beside
 wall time, which means something on an idle machine alone. One line each is added to
 benchmarks/results/peers.jsonl.
+
+``--accuracy`` trains a peer on, keeps its vectors on the way, and ranks with them by funnelrec's
+evaluation: the processor seconds to the state that is best on validation, and that state's figures
+on test. RecBole's LightGCN is looked at every fourth epoch, `implicit` is trained anew for several
+numbers of iterations. Seconds of looking are not counted.
 """
 
 from __future__ import annotations
@@ -36,10 +42,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from funnelrec.common.version import __version__
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.interactions import Interactions
+from funnelrec.evaluation.metrics import hr, ndcg
+from funnelrec.evaluation.ranking import rank_held_out
 from reproduction import append, load
 
 RESULTS = Path(__file__).resolve().parent / "results/peers.jsonl"
@@ -54,6 +63,8 @@ NAMES = (
     "implicit-bpr",
 )
 DIM, LAYERS, PAIRS, USERS = 64, 3, 2048, 1024
+# Iterations of implicit, of which validation chooses.
+ALS_ROUNDS, BPR_ROUNDS = (5, 10, 15, 30), (25, 50, 100, 200, 400)
 # Model and settings of ours: batches of the original, or those of the default.
 OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "funnelrec-rmbrec": ("rmbrec", {"batch_size": USERS, "rounds": 1}),
@@ -92,6 +103,14 @@ for number in range(int(sys.argv[2])):
     trainer._train_epoch(train, number, show_progress=False)
     epochs.append(time.perf_counter() - began)
     processor.append(time.process_time() - spent)
+    if len(sys.argv) > 4 and number % 4 == 3:
+        with torch.no_grad():
+            users, items = (part.numpy() for part in model.forward())
+        # Its own numbers of users and items begin at 1, in the order of the file.
+        tokens = [train.dataset.field2id_token[name][1:].astype(np.int64)
+                  for name in ("user_id", "item_id")]
+        np.savez(f"{sys.argv[4]}/{number + 1}.npz", users=users[1:], items=items[1:],
+                 user_ids=tokens[0], item_ids=tokens[1], seconds=sum(processor))
 print(json.dumps({"built": built, "epochs": epochs, "cpu": processor,
     "version": recbole.__version__,
     "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
@@ -143,6 +162,14 @@ with threadpool_limits(1, "blas"):
         model.fit(matrix, show_progress=False)
         epochs.append(time.perf_counter() - began)
         processor.append(time.process_time() - spent)
+for rounds in map(int, sys.argv[6:]):
+    with threadpool_limits(1, "blas"):
+        model = kind(factors=64, iterations=rounds, num_threads=threads, random_state=0)
+        spent = time.process_time()
+        model.fit(matrix, show_progress=False)
+    np.savez(f"{sys.argv[5]}/{rounds}.npz", users=model.user_factors, items=model.item_factors,
+             user_ids=np.arange(shape[0]), item_ids=np.arange(shape[1]),
+             seconds=time.process_time() - spent)
 each, of_cpu = ((part[1] - part[0]) / count for part in (epochs, processor))
 print(json.dumps({"epochs": [each], "cpu": [of_cpu], "version": implicit.__version__,
     "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
@@ -308,12 +335,89 @@ def measured(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str
             return run_code(sys.executable, OURS, *given)
 
 
+class Vectors:
+    """Scores of a peer: products of its vectors, -inf for an item that it does not know."""
+
+    def __init__(self, file: Path, shape: tuple[int, int]) -> None:
+        kept = np.load(file)
+        self.seconds = float(kept["seconds"])
+        self.n_users, self.n_items = shape
+        users = np.zeros((shape[0], kept["users"].shape[1]), np.float32)
+        users[kept["user_ids"]] = kept["users"]
+        items = np.zeros((shape[1], users.shape[1]), np.float32)
+        items[kept["item_ids"]] = kept["items"]
+        self._unknown = torch.ones(shape[1], dtype=torch.bool)
+        self._unknown[torch.from_numpy(kept["item_ids"])] = False
+        self._users, self._items = torch.from_numpy(users), torch.from_numpy(items)
+
+    def score(self, users: Any) -> torch.Tensor:
+        scores = self._users[torch.as_tensor(users)] @ self._items.T
+        return scores.masked_fill_(self._unknown, -torch.inf)
+
+
+def accuracy(dataset: Dataset, kept: Path) -> dict[str, Any]:
+    """Return what the best state on validation took, and its figures."""
+    training = dataset.training
+    states = [(int(file.stem), Vectors(file, training.shape)) for file in kept.glob("*.npz")]
+    masks = [training.purchases]
+
+    def figures(vectors: Vectors, held_out: Interactions) -> dict[str, float]:
+        ranks = rank_held_out(vectors, held_out, masks=masks)
+        given = (ranks.rank, ranks.rows, np.bincount(ranks.rows), 10)
+        return {"hr@10": float(hr(*given).mean()), "ndcg@10": float(ndcg(*given).mean())}
+
+    way = {number: figures(vectors, training.validation) for number, vectors in states}
+    best = max(way, key=lambda number: way[number]["ndcg@10"])
+    chosen = dict(states)[best]
+    return {
+        "best_at": best,
+        "of": max(way),
+        "processor_seconds_to_best": round(chosen.seconds, 1),
+        "validation": way[best],
+        "test": figures(chosen, dataset.test),
+    }
+
+
+def accurate(dataset: Dataset, arguments: argparse.Namespace, folder: Path) -> None:
+    """Train the peers on and add a line for each."""
+    peer, threads = arguments.python or sys.executable, str(arguments.threads)
+    contestants = {
+        "implicit-als": (sys.executable, IMPLICIT, "1", "als", ALS_ROUNDS),
+        "implicit-bpr": (sys.executable, IMPLICIT, "1", "bpr", BPR_ROUNDS),
+        "recbole-lightgcn": (peer, RECBOLE, str(arguments.epochs), None, ()),
+    }
+    for name, (python, code, epochs, kind, rounds) in contestants.items():
+        if name not in arguments.only:
+            continue
+        kept = folder / name
+        kept.mkdir()
+        given = (str(folder), epochs, threads, *([kind] if kind else []), str(kept))
+        try:
+            took = run_code(python, code, *given, *map(str, rounds))
+        except RuntimeError as error:
+            print(f"{name}: failed: {error}", flush=True)
+            continue
+        row = {
+            "name": name,
+            "step": "accuracy",
+            "dataset": "taobao15k",
+            "fingerprint": dataset.fingerprint,
+            "threads": arguments.threads,
+            "version": took["version"],
+            "peak_gib": round(took["peak"] / 2**30, 2),
+            **accuracy(dataset, kept),
+        }
+        append(RESULTS, row)
+        print(json.dumps(row), flush=True)
+
+
 def main() -> None:
     """Measure the contestants and print ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--release", type=Path, help="Folder of the released RMBRec code.")
     parser.add_argument("--python", help="Interpreter of the peers' environment.")
     parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES)
+    parser.add_argument("--accuracy", action="store_true", help="Train peers on, and rank by them.")
     parser.add_argument("--epochs", type=int, default=2, help="Epochs of each.")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--share", type=int, default=1, help="PyG: one in so many batches.")
@@ -327,6 +431,9 @@ def main() -> None:
         dataset.save(folder / "dataset")
         write_release(dataset, folder)
         write_pairs(dataset, folder)
+        if arguments.accuracy:
+            accurate(dataset, arguments, folder)
+            return
         for name in arguments.only:
             if name == "rmbrec-release" and arguments.release is None:
                 continue
