@@ -260,7 +260,9 @@ def significance(names: list[str], work: Path) -> None:
         for part in PARTS:
             for metric in METRICS[1:]:
                 rival = max(others, key=lambda row: row["test"][part][metric])
-                first, second = _users(own, work, part), _users([rival], work, part)
+                # Masked figures of every user were not kept of the first trainings.
+                kept = [row for row in own if _file(row, work, part).exists()]
+                first, second = _users(kept, work, part), _users([rival], work, part)
                 if first is None or second is None:
                     print(f"{name}, {part}: no figures of every user in {work}")
                     continue
@@ -271,6 +273,7 @@ def significance(names: list[str], work: Path) -> None:
                 found = paired_tests(one, other)
                 tests[f"{part}: {metric}"] = {
                     "second": rival["model"],
+                    "seeds": [row["seed"] for row in kept],
                     "users": found.users,
                     "gain": found.mean,
                     "interval": bootstrap_interval(one - other),
@@ -313,14 +316,15 @@ def robustness(folder: Path) -> None:
 
 def _users(rows: list[dict[str, Any]], work: Path, part: str) -> pl.DataFrame | None:
     """Return every user's figures, the mean over seeds, where all of them were kept."""
-    parts = []
-    for row in rows:
-        path = per_user_file(work, row["dataset"], row["model"], row["name"], row["seed"])
-        path = masked_file(path) if part == MASKED else path
-        if not path.exists():
-            return None
-        parts.append(pl.read_parquet(path))
-    return pl.concat(parts).group_by(USER).mean().sort(USER)
+    files = [_file(row, work, part) for row in rows]
+    if not files or not all(file.exists() for file in files):
+        return None
+    return pl.concat(pl.read_parquet(file) for file in files).group_by(USER).mean().sort(USER)
+
+
+def _file(row: dict[str, Any], work: Path, part: str) -> Path:
+    path = per_user_file(work, row["dataset"], row["model"], row["name"], row["seed"])
+    return masked_file(path) if part == MASKED else path
 
 
 def shop(noises: tuple[float, ...], seeds: list[int]) -> None:
@@ -446,8 +450,9 @@ def _own(row: dict[str, Any]) -> bool:
 
 def _significance(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| data set | line | second best | users | gain | 95 % interval | t-test | Wilcoxon |",
-        "|---" * 8 + "|",
+        "| data set | line | second best | seeds | users | gain | 95 % interval | t-test "
+        "| Wilcoxon |",
+        "|---" * 9 + "|",
     ]
     for row in {row["dataset"]: row for row in rows}.values():
         tests = row["tests"]
@@ -459,7 +464,8 @@ def _significance(rows: list[dict[str, Any]]) -> str:
             low, high = test["interval"]
             values = [f"{adjusted[kind][line]:.2g}" for kind in ("t_p", "wilcoxon_p")]
             lines.append(
-                f"| {row['dataset']} | {line} | {test['second']} | {test['users']:,} "
+                f"| {row['dataset']} | {line} | {test['second']} "
+                f"| {len(test.get('seeds', row['seeds']))} | {test['users']:,} "
                 f"| {test['gain']:+.4f} | {low:+.4f} to {high:+.4f} | {' | '.join(values)} |"
             )
     return "\n".join(lines)
