@@ -306,7 +306,12 @@ def commit(folder: Path) -> str:
 def run_code(python: str, code: str, *arguments: str) -> dict[str, Any]:
     """Run a piece of Python and return the JSON object on its last line."""
     done = subprocess.run(
-        [python, "-c", code, *arguments], capture_output=True, text=True, check=False
+        [python, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        # RecBole leaves logs where it runs; ours may be found by a path beside this script.
+        cwd=arguments[0] if code is RECBOLE else None,
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
