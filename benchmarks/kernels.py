@@ -4,7 +4,7 @@ Run from the repository, with the benchmark files in FUNNELREC_DATA for ``taobao
 
     python benchmarks/kernels.py                              # taobao15k, every part
     python benchmarks/kernels.py --graphs 1M 10M --dims 32 64 128
-    python benchmarks/kernels.py --graphs 60M --alone --only propagation  # hours with the others
+    python benchmarks/kernels.py --graphs 60M --alone --only propagation  # without peers
     python benchmarks/kernels.py --device cuda --graphs taobao15k 60M --out measured
 
 Each line of OUT/kernels.jsonl is one measurement with the machine it was made on. The peers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import scipy.sparse as sp
 import torch
@@ -40,6 +40,15 @@ _EDGE, _BUILT = 16, 56
 
 Init = Literal["normal", "xavier", "small"]
 MapInit = Literal["small", "xavier", "identity"]
+TargetDropout = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=1,
+        description="Share of the purchases left out of their graph at a step, drawn anew (ours): "
+        "training purchases are edges of it.",
+    ),
+]
 
 
 class GradientSettings(TrainingSettings):

@@ -22,6 +22,7 @@ from funnelrec.models.gradient import (
     EmbeddingRecommender,
     GradientSettings,
     Graphs,
+    TargetDropout,
     linear_map,
     table,
     triple_rows,
@@ -54,13 +55,7 @@ class RCLSettings(GradientSettings):
         description="Maps W, A, B, C: Xavier (release), under which users and items begin "
         "unrelated, or 'identity' (ours), under which both begin as averages over their graphs.",
     )
-    target_dropout: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of the purchases left out of their graph at a step, drawn anew (ours): "
-        "training purchases are edges of it.",
-    )
+    target_dropout: TargetDropout = 0.0
     attention_scale: float = Field(
         2.5, gt=0, description="What the weights of a summary over behaviors add up to."
     )

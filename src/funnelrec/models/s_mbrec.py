@@ -21,6 +21,7 @@ from funnelrec.models.gradient import (
     Graphs,
     Init,
     TableNetwork,
+    TargetDropout,
     contrast_memory,
     table,
 )
@@ -73,13 +74,7 @@ class SMBRecSettings(GradientSettings):
         description="Rank by the fused vectors that the ranking loss trains, or, as the release "
         "does, by the behaviors' views side by side, which leaves the fusion out.",
     )
-    target_dropout: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of the purchases left out of their graph at a step, drawn anew (ours): "
-        "training purchases are edges of it.",
-    )
+    target_dropout: TargetDropout = 0.0
     l2: float = Field(1e-4, ge=0, description="Weight of the L2 term on layer-0 rows.")
     init: Init = Field("xavier", description="Xavier, or normal with standard deviation 0.1.")
 
