@@ -2,7 +2,7 @@
 
     python benchmarks/funnel.py search --dataset NAME   # validation only, one line per attempt
     python benchmarks/funnel.py run --work FOLDER       # chosen settings, refitted, three seeds
-    python benchmarks/funnel.py rivals --work FOLDER    # the other models, refitted, one seed
+    python benchmarks/funnel.py rivals --work FOLDER    # the other models, refitted, three seeds
     python benchmarks/funnel.py significance --work FOLDER  # paired tests against the second best
     python benchmarks/funnel.py robustness --work FOLDER  # takes over what funnelrec compare found
     python benchmarks/funnel.py shop                    # the simulated shop, beside single models
@@ -36,7 +36,7 @@ from funnelrec.evaluation.masking import Split
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.evaluation.significance import bootstrap_interval, holm, paired_tests
 from funnelrec.models import create_model
-from reproduction import OWN, ROOT, SEEDS, append, between, finished, key_of, load
+from reproduction import OWN, ROOT, SEARCH, SEEDS, append, between, finished, key_of, load
 
 RESULTS = ROOT / "benchmarks/results/funnel.jsonl"
 REPRODUCED = ROOT / "benchmarks/results/reproduction.jsonl"
@@ -65,8 +65,10 @@ LEVELS = (-0.5, -0.3, -0.1, 0.0, 0.1, 0.3, 0.5)
 
 # Who else is fitted on training plus validation pairs; ease takes no catalogue above 30,000 items.
 STEPS = ("search", "run", "rivals", "significance", "robustness", "shop", "table")
-# rmbrec, lightgcn and charm may be asked for by name: they take minutes.
+# rmbrec, lightgcn, simgcl and charm may be asked for by name: they take minutes.
 RIVALS = ("popularity", "conversion", "rp3beta", "itemknn", "ease", "ials")
+# Rules and closed forms draw nothing, so one seed is all seeds.
+COUNTED = ("popularity", "conversion", "rp3beta", "itemknn", "ease")
 # Epochs that validation chose for seed 0 (benchmarks/results/charm_tables.jsonl).
 CHARM = {"taobao15k": {"preset": "practical", "epochs": 85}}
 TOO_LARGE = {("taobao48k_no_view", "ease")}
@@ -216,38 +218,49 @@ def tuned(dataset: str, model: str) -> dict[str, Any]:
     return dict(max(rows, key=lambda row: row["metrics"]["overall"]["ndcg@10"])["settings"])
 
 
-def selected(dataset: str, model: str) -> dict[str, Any]:
-    """Return settings with the number of epochs that validation chose for seed 0."""
+def selected(dataset: str, model: str, seed: int) -> dict[str, Any]:
+    """Return settings with the number of epochs that validation chose, for this seed if known."""
     if model == "charm":
         return dict(CHARM.get(dataset, {}))
-    for row in finished(REPRODUCED).values():
-        asked = (row["dataset"], row["model"], row["seed"], row["refit"])
-        if asked == (dataset, model, 0, False) and row.get("epochs") and not _own(row):
-            return {**row["settings"], "epochs": row["epochs"]}
-    return {}
+    for chosen in (seed, 0):
+        for row in finished(REPRODUCED).values():
+            asked = (row["dataset"], row["model"], row["seed"], row["refit"])
+            if asked == (dataset, model, chosen, False) and row.get("epochs") and not _own(row):
+                return {**row["settings"], "epochs": row["epochs"]}
+    tried = [
+        row
+        for row in finished(SEARCH).values()
+        if (row["dataset"], row["model"]) == (dataset, model) and row.get("epochs")
+    ]
+    if not tried:
+        return {}
+    best = max(tried, key=lambda row: row["ndcg@10"])
+    return {**best["settings"], "epochs": best["epochs"]}
 
 
-def rivals(names: list[str], models: list[str], work: Path | None) -> None:
+def rivals(names: list[str], models: list[str], seeds: list[int], work: Path | None) -> None:
     """Record the other models, under what validation chose for them, on test."""
     for name in names:
         dataset = load(name)
         if dataset is None:
             continue
         for model in models:
-            if (name, model) not in TOO_LARGE:
+            if (name, model) in TOO_LARGE:
+                continue
+            for seed in seeds[:1] if model in COUNTED else seeds:
                 settings = tuned(name, model)
                 label = "tuned"
                 if not settings:
-                    settings = selected(name, model)
+                    settings = selected(name, model, seed)
                     label = "selected" if settings else "defaults"
-                record(dataset, label, "rivals", settings, 0, model=model, work=work)
+                record(dataset, label, "rivals", settings, seed, model=model, work=work)
 
 
 def significance(names: list[str], work: Path) -> None:
     """Record paired tests of the flagship, user by user.
 
     Each line is tested against the refitted model that is best after the flagship on that very
-    line, where the figures of every user were kept of both.
+    line, the mean over seeds on both sides, where the figures of every user were kept of both.
     """
     rows = list(finished(RESULTS).values())
     for name in names:
@@ -256,13 +269,17 @@ def significance(names: list[str], work: Path) -> None:
         others = [row for row in rows if (row["dataset"], row["step"]) == (name, "rivals")]
         if not own or not others:
             continue
+        models = dict.fromkeys(row["model"] for row in others)
+        trained = {model: [row for row in others if row["model"] == model] for model in models}
         tests = {}
         for part in PARTS:
             for metric in METRICS[1:]:
-                rival = max(others, key=lambda row: row["test"][part][metric])
-                # Masked figures of every user were not kept of the first trainings.
-                kept = [row for row in own if _file(row, work, part).exists()]
-                first, second = _users(kept, work, part), _users([rival], work, part)
+                level = {
+                    model: mean(row["test"][part][metric] for row in found)
+                    for model, found in trained.items()
+                }
+                rival = max(level, key=lambda model: level[model])
+                first, second = _users(own, work, part), _users(trained[rival], work, part)
                 if first is None or second is None:
                     print(f"{name}, {part}: no figures of every user in {work}")
                     continue
@@ -272,8 +289,8 @@ def significance(names: list[str], work: Path) -> None:
                 one, other = pair[column].to_numpy(), pair["other"].to_numpy()
                 found = paired_tests(one, other)
                 tests[f"{part}: {metric}"] = {
-                    "second": rival["model"],
-                    "seeds": [row["seed"] for row in kept],
+                    "second": rival,
+                    "seeds": [row["seed"] for row in own],
                     "users": found.users,
                     "gain": found.mean,
                     "interval": bootstrap_interval(one - other),
@@ -549,7 +566,8 @@ def main() -> None:
     if arguments.step == "table":
         table()
     elif arguments.step == "rivals":
-        rivals(names, arguments.models.split(","), arguments.work)
+        seeds = [int(seed) for seed in arguments.seeds.split(",")]
+        rivals(names, arguments.models.split(","), seeds, arguments.work)
     elif arguments.step == "significance":
         if arguments.work is None:
             parser.error("significance reads the figures of every user: give the --work of run")

@@ -19,8 +19,8 @@ benchmarks/results/peers.jsonl.
 
 ``--accuracy`` trains a peer on, keeps its vectors on the way, and ranks with them by funnelrec's
 evaluation: the processor seconds to the state that is best on validation, and that state's figures
-on test. RecBole's LightGCN is looked at every fourth epoch, `implicit` is trained anew for several
-numbers of iterations. Seconds of looking are not counted.
+on test. The LightGCN of RecBole and of PyG is looked at every fourth epoch, `implicit` is trained
+anew for several numbers of iterations. Seconds of looking are not counted.
 """
 
 from __future__ import annotations
@@ -141,6 +141,11 @@ for number in range(int(sys.argv[2])):
         optimizer.step()
     epochs.append((time.perf_counter() - began) * len(steps) / len(share))
     processor.append((time.process_time() - spent) * len(steps) / len(share))
+    if len(sys.argv) > 5 and number % 4 == 3:
+        with torch.no_grad():
+            parts = model.get_embedding(edges).numpy()
+        np.savez(f"{sys.argv[5]}/{number + 1}.npz", users=parts[:n_users], items=parts[n_users:],
+                 user_ids=np.arange(n_users), item_ids=np.arange(n_items), seconds=sum(processor))
 print(json.dumps({"epochs": epochs, "cpu": processor, "version": torch_geometric.__version__,
     "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 """
@@ -390,6 +395,7 @@ def accurate(dataset: Dataset, arguments: argparse.Namespace, folder: Path) -> N
         "implicit-als": (sys.executable, IMPLICIT, "1", "als", ALS_ROUNDS),
         "implicit-bpr": (sys.executable, IMPLICIT, "1", "bpr", BPR_ROUNDS),
         "recbole-lightgcn": (peer, RECBOLE, str(arguments.epochs), None, ()),
+        "pyg-lightgcn": (peer, PYG, str(arguments.epochs), "1", ()),
     }
     for name, (python, code, epochs, kind, rounds) in contestants.items():
         if name not in arguments.only:
