@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 
 from funnelrec.common.random import derived_seed
-from funnelrec.training.sampling import Batch, Sampler
+from funnelrec.training.sampling import Batch, MovableSampler, Sampler
 
 BatchT = TypeVar("BatchT", bound=Batch)
 
@@ -73,6 +73,12 @@ class SeededSampler:
     def notes(self) -> tuple[str, ...]:
         """What the sampler leaves out, in sentences."""
         return self._sampler.notes
+
+    def on(self, device: torch.device) -> SeededSampler:
+        """Return this sampler around one that draws on ``device``, where there is such a one."""
+        inner = self._sampler
+        moved = inner.on(device) if isinstance(inner, MovableSampler) else inner
+        return SeededSampler(moved, seed=self._seed)
 
     def epoch(self, number: int) -> Iterator[Seeded[Any]]:
         """Yield the batches of epoch ``number``."""
