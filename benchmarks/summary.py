@@ -46,7 +46,7 @@ def refitted(rows: list[Row]) -> str:
     names = funnel.DATASETS
     found: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        if row["step"] in ("run", "rivals") and row["name"] in ("defaults", "tuned"):
+        if row["step"] in ("run", "rivals") and row["name"] in ("defaults", "tuned", "selected"):
             of_model = found.setdefault(row.get("model", "funnel"), {})
             of_model.setdefault(row["dataset"], []).append({**row, "slices": row["test"]})
 

@@ -14,6 +14,7 @@ from funnelrec.models.funnel.preference import Preference, untouched_features
 from funnelrec.testing import datasets, make_dataset, tiny_dataset
 
 Dense = npt.NDArray[np.float64]
+PROPOSING = ("walks", "baskets", "leads", "gentle walks", "gentle leads")
 
 
 def dense(pairs: Interactions) -> Dense:
@@ -22,11 +23,11 @@ def dense(pairs: Interactions) -> Dense:
     return matrix
 
 
-def divided(matrix: Dense, user_power: float, item_power: float) -> Dense:
+def divided(matrix: Dense, user_power: float, item_power: float, power: float = 1) -> Dense:
     rows, columns = matrix.sum(axis=1), matrix.sum(axis=0)
     by_row = np.where(rows > 0, np.where(rows > 0, rows, 1) ** -user_power, 0)
     by_column = np.where(columns > 0, np.where(columns > 0, columns, 1) ** -item_power, 0)
-    return np.asarray(matrix * by_row[:, None] * by_column[None, :])
+    return np.asarray(matrix**power * by_row[:, None] * by_column[None, :])
 
 
 def strongest(similar: Dense, keep: int) -> Dense:
@@ -54,18 +55,22 @@ def test_views_are_those_of_dense_matrices(dataset: Dataset, keep: int) -> None:
         bought = dense(now.purchases)
         mixed = bought + sum(weights[name] * dense(part) for name, part in now.auxiliary.items())
         even, even_bought = divided(mixed, 0.5, 0.5), divided(bought, 0.5, 0.5)
+        gentle, roots = divided(mixed, 1 / 3, 1 / 3, 1 / 3), divided(mixed, 0, 0, 1 / 3)
+        ends = divided(mixed, 0, 0.1, 1 / 3), divided(bought, 0, 0.1, 1 / 3)
         # All directions: with fewer, equal singular values would leave a choice.
         wanted = {
             "walks": mixed @ strongest(even.T @ even, keep),
             "baskets": bought @ strongest(even_bought.T @ even_bought, keep),
             "leads": mixed @ strongest(even.T @ divided(bought, 0, 0.2), keep),
+            "gentle walks": roots @ strongest(gentle.T @ ends[0], keep),
+            "gentle leads": roots @ strongest(gentle.T @ ends[1], keep),
             "spectrum": projected(even, mixed, 7),
             "basket spectrum": projected(even_bought, bought, 7),
         }
         seen = bought + sum(dense(part) for part in now.auxiliary.values()) > 0
         preference = Preference(now, weights, neighbors=keep, dim=7, seed=0)
         pools, scores = preference.pools(100)
-        reached = sum(wanted[name] for name in ("walks", "baskets", "leads")) > 1e-9
+        reached = sum(wanted[name] for name in PROPOSING) > 1e-9
         pooled = np.zeros(now.shape, dtype=np.bool_)
         pooled[pools.users, pools.items] = True
         assert np.array_equal(pooled, reached & ~seen)
@@ -93,24 +98,17 @@ def test_a_pool_takes_what_each_view_puts_first() -> None:
     now = present(make_dataset({"view": view, "purchase": bought}).training)
     preference = Preference(now, {"view": 1.0}, neighbors=40, dim=4, seed=0)
     everything, scores = preference.pools(40)
-    small, _ = preference.pools(6)
+    small, _ = preference.pools(10)
     assert small.sizes.max() < everything.sizes.max()
     kept = np.isin(everything.keys, small.keys)
-    for name in ("walks", "baskets", "leads"):
+    for name in PROPOSING:
         places, _ = ranks_and_scores(scores[name], everything)
-        # Three views in turns: two each are certain of a place among six.
+        # Five views in turns: two each are certain of a place among ten.
         certain = (places < 2) & (scores[name] > 0)
         assert kept[certain].all()
-        # And what no view has among its first six has none.
-    best = np.min(
-        [
-            ranks_and_scores(scores[n], everything)[0]
-            for n in scores
-            if n in ("walks", "baskets", "leads")
-        ],
-        axis=0,
-    )
-    assert (best[kept] < 6).all()
+        # And what no view has among its first ten has none.
+    best = np.min([ranks_and_scores(scores[name], everything)[0] for name in PROPOSING], axis=0)
+    assert (best[kept] < 10).all()
 
 
 def test_the_seed_of_the_subspace_moves_nothing_much() -> None:

@@ -20,17 +20,23 @@ from funnelrec.models.funnel.moments import Moment
 _BLOCK = 2**23
 """Scores of a block of users held at one time."""
 
+_GENTLE = 1 / 3
+"""Power of entries and sums in the gentle views: busy users and weak behaviors count for more."""
+
 _NARROW = 4
 """One of so many directions is a view of its own: the strongest, which say what all agree on."""
 
 
-def normalized(matrix: sp.csr_array, user_power: float, item_power: float) -> sp.csr_array:
-    """Return the matrix with rows and columns divided by powers of their sums, float32."""
+def normalized(
+    matrix: sp.csr_array, user_power: float, item_power: float, *, power: float = 1.0
+) -> sp.csr_array:
+    """Return powers of the entries, rows and columns divided by powers of their sums, float32."""
     rows = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
     columns = np.asarray(matrix.sum(axis=0), dtype=np.float64).ravel()
     by_row = np.where(rows > 0, np.maximum(rows, 1e-12) ** -user_power, 0)
     by_column = np.where(columns > 0, np.maximum(columns, 1e-12) ** -item_power, 0)
-    values = matrix.data * np.repeat(by_row, np.diff(matrix.indptr)) * by_column[matrix.indices]
+    raised = matrix.data.astype(np.float64) ** power
+    values = raised * np.repeat(by_row, np.diff(matrix.indptr)) * by_column[matrix.indices]
     return sp.csr_array(
         (values.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape
     )
@@ -67,6 +73,11 @@ class Preference:
     - *baskets*: :math:`R` times the same of the purchases alone;
     - *leads*: :math:`X` times the same of :math:`\tilde X^T R D_i^{-1/5}`: what was bought by
       those who did this;
+    - *gentle walks*: with the cube roots of all entries, :math:`X^{1/3}`, and sums as before,
+      :math:`X^{1/3}` times the k strongest entries of each column of
+      :math:`(D_u^{-1/3} X^{1/3} D_i^{-1/3})^T X^{1/3} D_i^{-1/10}`: where profiles are short,
+      busy users tell more than they mislead;
+    - *gentle leads*: the same toward the purchases alone;
     - *spectrum*: :math:`\tilde X V V^T D_i^{1/2}` with the strongest right singular vectors V of
       :math:`\tilde X`: the smooth part of the graph signal, the limit that propagation over the
       graph tends to; *basket spectrum* is the same of the purchases alone; *narrow* are both
@@ -115,10 +126,16 @@ class Preference:
         even = normalized(mixed, 0.5, 0.5)
         bought = normalized(purchases, 0.5, 0.5)
         ends = normalized(purchases, 0.0, 0.2)
+        profiles = normalized(mixed, 0.0, 0.0, power=_GENTLE)
+        gentle = normalized(mixed, _GENTLE, _GENTLE, power=_GENTLE)
+        gentle_ends = normalized(mixed, 0.0, 0.1, power=_GENTLE)
+        gentle_bought = normalized(purchases, 0.0, 0.1, power=_GENTLE)
         self.views: dict[str, tuple[sp.csr_array, sp.csr_array]] = {
             "walks": (mixed, _cut(even, even, neighbors)),
             "baskets": (purchases, _cut(bought, bought, neighbors)),
             "leads": (mixed, _cut(even, ends, neighbors)),
+            "gentle walks": (profiles, _cut(gentle, gentle_ends, neighbors)),
+            "gentle leads": (profiles, _cut(gentle, gentle_bought, neighbors)),
         }
         self._spectra = {
             "spectrum": _embedded(even, mixed, dim, stream(seed, "spectrum")),
