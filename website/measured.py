@@ -53,13 +53,12 @@ def _recorded() -> Iterator[Row]:
     for row in finished(funnel.RESULTS).values():
         if row["step"] in ("run", "rivals"):
             model = row.get("model", "funnel")
-            # Lines written before there was a second version do not name the model.
             yield {
                 **row,
                 "model": model,
                 "slices": row["test"],
                 "settings": _own(model, row["settings"]),
-                "note": "" if "model" in row else "first version",
+                "note": _version(row),
             }
     for row in finished(baselines.RESULTS).values():
         yield {
@@ -71,6 +70,15 @@ def _recorded() -> Iterator[Row]:
             if row["ended_by_budget"]
             else "",
         }
+
+
+def _version(row: Row) -> str:
+    """Return which earlier version of the flagship was trained; "" is today's, or a rival."""
+    # Lines written before there was a second version do not name the model.
+    if "model" not in row:
+        return "first version"
+    name = str(row.get("name", ""))
+    return name if name.endswith("version") else ""
 
 
 def _preset(model: str, preset: str, settings: dict[str, Any]) -> dict[str, Any]:

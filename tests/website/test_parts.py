@@ -199,6 +199,7 @@ def test_levels_are_those_of_one_protocol(tmp_path: Path, monkeypatch: pytest.Mo
             (
                 # An earlier version that was better does not stand for the one of today.
                 line(0, 0.9, 0.9, step="run"),
+                line(7, 0.8, 0.8, step="run", model="funnel", name="second version"),
                 line(1, 0.2, 0.1, step="run", model="funnel"),
                 line(2, 0.4, 0.3, step="run", model="funnel", seed=1),
                 line(3, 0.5, 0.05, model="itemknn"),
