@@ -203,7 +203,10 @@ def table(lines: list[dict[str, Any]]) -> str:
             if line["model"] != name or line["setting"] not in settings:
                 continue
             each = costs(line)
-            said = ", ".join(f"{key}={value:g}" for key, value in _numbers(line["setting"]).items())
+            said = ", ".join(
+                f"{key}={value:g}" if isinstance(value, int | float) else value
+                for key, value in line["setting"].items()
+            )
             seconds = "- | -" if each is None else f"{each:.2f} | {each * line['best_epoch']:.0f}"
             rows.append(
                 f"| {name} | {said or 'the default'} | {line['propagations_an_epoch']} "
@@ -211,10 +214,6 @@ def table(lines: list[dict[str, Any]]) -> str:
                 f"| {line['best_epoch']} of {line['epochs']} | {seconds} |"
             )
     return "\n".join(rows)
-
-
-def _numbers(setting: dict[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in setting.items() if not isinstance(value, str)}
 
 
 def main() -> None:

@@ -483,8 +483,10 @@ def _one_table(rows: list[dict[str, Any]]) -> str:
 
 def label(row: dict[str, Any]) -> tuple[str, str]:
     """Return the model and what of its settings is not the common choice."""
-    common = CHOSEN[row["model"]]
-    own = {k: v for k, v in row["settings"].items() if common.get(k) != v and k != "evaluate_every"}
+    model, every = row["model"], "evaluate_every"
+    common = as_now(model, CHOSEN[model])
+    told = as_now(model, row["settings"])
+    own = {key: value for key, value in told.items() if common[key] != value and key != every}
     return row["model"], "".join(f", {key}={value}" for key, value in sorted(own.items()))
 
 

@@ -41,13 +41,16 @@ def test_rows() -> Iterator[Row]:
 def _recorded() -> Iterator[Row]:
     for row in finished(reproduction.RESULTS).values():
         yield {**row, "settings": _own(row["model"], row["settings"])}
-    for row in finished(charm_tables.RESULTS).values():
-        if row.get("settings") in _whole_charm() and "test" in row:
+    done = finished(charm_tables.RESULTS)
+    for trained in charm_tables.rows():
+        # Those that went on to their end.
+        line = charm_tables.recorded(trained, done) if trained.group == "full" else None
+        if line is not None and "test" in line:
             yield {
-                **row,
+                **line,
                 "model": "charm",
                 "refit": False,
-                "slices": row["test"],
+                "slices": line["test"],
                 "settings": {"preset": "practical"},
             }
     for row in finished(funnel.RESULTS).values():
@@ -90,11 +93,6 @@ def _preset(model: str, preset: str, settings: dict[str, Any]) -> dict[str, Any]
         for key, value in settings.items()
         if key not in ("epochs", "evaluate_every") and now.get(key) != value
     }
-
-
-def _whole_charm() -> list[dict[str, Any]]:
-    """Return the settings of the trainings of CHARM that went on to their end."""
-    return [charm_tables.settings_of(row) for row in charm_tables.rows() if row.group == "full"]
 
 
 def _own(model: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -239,21 +237,23 @@ def _words(settings: dict[str, Any]) -> str:
 
 def validation_table(model: str) -> str:
     """Return what the best trial of a search on validation gave; empty if none was recorded."""
-    rows = [
-        row
-        for row in finished(simple_search.RESULTS).values()
-        if row["model"] == model and "validation" in row
-    ]
-    if not rows:
+    trials: dict[str, list[Row]] = defaultdict(list)
+    for row in finished(simple_search.RESULTS).values():
+        if row["model"] == model and row.get("metrics"):
+            trials[row["dataset"]].append(row)
+    if not trials:
         return ""
-    lines = [f"| data set | settings | {' | '.join(LINES)} |", "|---" * (len(LINES) + 2) + "|"]
-    for row in {row["dataset"]: row for row in rows}.values():
-        cells = [
-            f"{row['validation'][line]['hr@10']:.4f} / {row['validation'][line]['ndcg@10']:.4f}"
-            for line in LINES
-        ]
-        settings = _words(_own(model, row["settings"]))
-        lines.append(f"| {row['dataset']} | {settings or 'defaults'} | {' | '.join(cells)} |")
+    metric = simple_search.METRIC
+    lines = [
+        f"| data set | trials | settings of the best | {' | '.join(LINES)} |",
+        "|---" * (len(LINES) + 3) + "|",
+    ]
+    for name, rows in trials.items():
+        best = max(rows, key=lambda row: row["metrics"]["overall"][metric])
+        values = [best["metrics"][line] for line in LINES]
+        cells = [f"{value['hr@10']:.4f} / {value['ndcg@10']:.4f}" for value in values]
+        settings = _words(_own(model, best["settings"]))
+        lines.append(f"| {name} | {len(rows)} | {settings or 'defaults'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ EXAMPLES = examples(
     "funnelrec compare DATASET --models rmbrec --seeds 1 --out DIR "
     "--sensitivity rrm_weight=0.1,0.2,0.5 --sensitivity orm_weight=0.1,1",
     "A file of entries, TOML or JSON, has a table for each: "
-    '[small] model = "rmbrec", preset = "paper", variant = ..., settings = {dim = 8}, '
+    '\\[small] model = "rmbrec", preset = "paper", variant = ..., settings = {dim = 8}, '
     "refit = true; all but the model's name may be left out.",
 )
 FAILED = 1

@@ -56,8 +56,8 @@ def command(
         typer.Option(
             min=1,
             metavar="N",
-            help="Rank for so many users drawn from those with a held-out purchase; such values "
-            "share no column with those of all users.",
+            help="Evaluate N users, drawn at random from those with a held-out purchase; the "
+            "protocol of the result says so.",
         ),
     ] = None,
     users_seed: Annotated[int, typer.Option(help="Decides who is drawn.")] = 0,

@@ -32,7 +32,7 @@ def command(
         typer.Option(metavar="ID", help="A user; may be repeated. Everybody if none is named."),
     ] = None,
     top: Annotated[
-        int | None, typer.Option(metavar="N", help="The best so many pairs of each user.")
+        int | None, typer.Option(metavar="N", help="Keep the N best pairs of each user.")
     ] = None,
     min_confidence: Annotated[
         float,

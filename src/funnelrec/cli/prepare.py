@@ -145,13 +145,13 @@ def command(
     ] = None,
     test: Annotated[
         Path | None,
-        typer.Option(help="given: purchases that test.", rich_help_panel=_SPLIT),
+        typer.Option(help="File of test purchases, with --split given.", rich_help_panel=_SPLIT),
     ] = None,
     validation: Annotated[
         Path | None,
         typer.Option(
-            help="given: purchases that validate; without it one random purchase per user is "
-            "held out.",
+            help="File of validation purchases, with --split given; without it one random purchase "
+            "per user is held out.",
             rich_help_panel=_SPLIT,
         ),
     ] = None,

@@ -67,12 +67,15 @@ def command(
         Path | None,
         typer.Option(
             help="Instead of users: a log (user_id, item_id, behavior) of users that training "
-            "never saw, or of newer events of users it knows; they are recommended to by it."
+            "never saw, or of newer events of users it knows; recommendations are "
+            "computed from it."
         ),
     ] = None,
     unknown_items: Annotated[
         Literal["error", "skip"],
-        typer.Option(help="Items of the history that are not in the data set: refuse, or go on."),
+        typer.Option(
+            help="Items of the history that are not in the data set: refuse, or leave them out."
+        ),
     ] = "error",
     dataset: MovedDataset = None,
     device: ScoringDevice = "auto",

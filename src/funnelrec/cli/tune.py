@@ -31,7 +31,7 @@ def command(
     ] = "ndcg@10",
     slice_name: Annotated[
         Literal["overall", "conversion", "discovery"],
-        typer.Option("--slice", help="Of which users."),
+        typer.Option("--slice", help="Slice whose metric is maximised."),
     ] = "overall",
     settings: Annotated[
         list[str] | None,

@@ -533,8 +533,7 @@ class MBSSL(EmbeddingRecommender[MBSSLSettings]):
     validation HR@10 was 0.039 and rising after 12 epochs without contrasts; after 2 epochs it was
     0.001 with contrasts of weight 1 and 0.008 with 1e-3 (64 anchors). A step that contrasts costs
     three passes and five backward passes, 4.3 s on a core of taobao15k, one that does not 0.9 s:
-    one in eight does (``contrast_every``), so a step takes 1.3 s on the mean. Longer trainings were
-    not tried.
+    one in eight does (``contrast_every``), so a step takes 1.3 s on the mean.
     """
 
     name = "mbssl"

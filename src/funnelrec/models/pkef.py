@@ -294,7 +294,7 @@ class PKEF(ExpertRecommender[PKEFSettings]):
     one, so that any number of behaviors will do. On 3,000 users of taobao15k, validation HR@10
     was 0.063 after 10 epochs of the default, 0.033 after 5 with the layers of the release (where
     the default had 0.050 after 4), and 0.005 with these and steps of 5e-3; ``preset="practical"``
-    is the default with 30 epochs, a quarter of an hour of one core on all of taobao15k.
+    is the default with 30 epochs, eleven minutes of one core on all of taobao15k.
 
     Departures: an epoch passes over all users, not
     over 10,000 of them; positives are drawn without replacement; a user without a behavior adds
