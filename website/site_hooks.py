@@ -18,6 +18,7 @@ from mkdocs.structure.files import File, Files  # noqa: E402
 from mathml import with_mathml  # noqa: E402
 from measured import fold_in_table, fold_in_times_table, levels_table  # noqa: E402
 from model_pages import FOLDER, own_models, pages  # noqa: E402
+from reference_pages import reference_pages  # noqa: E402
 
 # Files of the repository that are pages, too.
 BORROWED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
@@ -59,8 +60,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the pages of the models and those of the repository's root."""
-    for path, text in pages().items():
+    """Add the pages of the models, the reference and those of the repository's root."""
+    for path, text in {**pages(), **reference_pages()}.items():
         files.append(File.generated(config, path, content=text))
     for name, path in BORROWED.items():
         text = borrowed((ROOT / name).read_text(encoding="utf-8"))
