@@ -40,7 +40,7 @@ def test_a_signature_keeps_defaults_and_tells_what_goes_by_name() -> None:
     )
 
     def large(
-        one: Sequence[int], *, behaviors: str | None = None, timestamps: str = "automatic"
+        one: Sequence[int], *, behaviors: str | None = None, timestamps: str = "as the log has them"
     ) -> None: ...
 
     assert signature(large, "large").splitlines() == [
@@ -48,7 +48,7 @@ def test_a_signature_keeps_defaults_and_tells_what_goes_by_name() -> None:
         "    one: Sequence[int],",
         "    *,",
         "    behaviors: str | None = None,",
-        "    timestamps: str = 'automatic',",
+        "    timestamps: str = 'as the log has them',",
         ")",
     ]
 
