@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from funnelrec.common.errors import DataError, UsageError
 from funnelrec.common.files import (
+    alone,
     atomic_folder,
     atomic_path,
     make_folder,
@@ -50,7 +53,7 @@ def test_files_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_json(tmp_path / "a.json", 1)
-        with atomic_folder(tmp_path / "folder", marker="m") as folder:
+        with atomic_folder(tmp_path / "folder", marker="m", ours=()) as folder:
             (folder / "m").touch()
         assert os.umask(0o027) == 0o027
     finally:
@@ -68,8 +71,8 @@ def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
 
 
 def write_folder(path: Path, content: str, *, then_fail: bool = False) -> None:
-    with atomic_folder(path, marker="marker") as folder:
-        (folder / "marker").touch()
+    with atomic_folder(path, marker="marker", ours=["content", "old *"]) as folder:
+        (folder / "marker").write_text('{"schema_version": 1}')
         (folder / "content").write_text(content)
         if then_fail:
             raise BrokenBlockError
@@ -78,7 +81,8 @@ def write_folder(path: Path, content: str, *, then_fail: bool = False) -> None:
 def test_a_folder_of_ours_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "folder"
     write_folder(path, "old")
-    (path / "left over").touch()
+    (path / "old part").touch()
+    (path / ".DS_Store").touch()
     write_folder(path, "new")
     assert (path / "content").read_text() == "new"
     assert sorted(part.name for part in path.iterdir()) == ["content", "marker"]
@@ -106,11 +110,73 @@ def test_a_folder_with_other_content_is_refused_and_untouched(tmp_path: Path) ->
     with pytest.raises(UsageError) as caught:
         write_folder(path, "new")
     assert str(caught.value) == (
-        f"the folder {path} exists and holds other files (no marker in it); "
+        f"the folder {path} exists and holds other files (no marker of funnelrec in it); "
         "name another folder or empty this one first."
     )
     assert (path / "holiday.jpg").read_text() == "precious"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("record", ['{"name": "my web app"}', "[1]", "no JSON"])
+def test_a_marker_that_somebody_else_wrote_is_none(record: str, tmp_path: Path) -> None:
+    path = make_folder(tmp_path / "app")
+    (path / "marker").write_text(record)
+    with pytest.raises(UsageError, match="no marker of funnelrec in it"):
+        write_folder(path, "new")
+    assert (path / "marker").read_text() == record
+
+
+def test_what_came_into_a_folder_of_ours_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    write_folder(path, "old")
+    for name in ("a.csv", "b", "c", "keys.txt"):
+        (path / name).write_text("precious")
+    with pytest.raises(UsageError) as caught:
+        write_folder(path, "new")
+    assert str(caught.value) == (
+        f"the folder {path} would be replaced, and holds a.csv, b, c and 1 more, which funnelrec "
+        "did not write there; move that away or name another folder."
+    )
+    assert (path / "keys.txt").read_text() == "precious"
+    assert (path / "content").read_text() == "old"
+
+
+def test_what_comes_while_the_new_folder_is_made_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    write_folder(path, "old")
+
+    def meanwhile() -> None:
+        with atomic_folder(path, marker="marker", ours=["content"]):
+            (path / "late").write_text("precious")
+
+    with pytest.raises(UsageError, match="holds late"):
+        meanwhile()
+    assert (path / "late").read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_a_link_the_folder_behind_it_is_replaced(tmp_path: Path) -> None:
+    write_folder(tmp_path / "version 1", "old")
+    (tmp_path / "current").symlink_to(tmp_path / "version 1")
+    write_folder(tmp_path / "current", "new")
+    assert (tmp_path / "version 1" / "content").read_text() == "new"
+    assert (tmp_path / "current").is_symlink()
+    assert {entry.name for entry in tmp_path.iterdir()} == {"version 1", "current"}
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with alone(tmp_path, "a search is running"):
+        other = (
+            "import sys; from pathlib import Path; from funnelrec.common.files import alone\n"
+            f"with alone(Path({str(tmp_path)!r}), 'a search is running'): print('alone')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", other], capture_output=True, text=True, check=False
+        )
+        assert f"a search is running in {tmp_path} at this moment" in done.stderr
+        assert not done.stdout
+    with alone(tmp_path, "a search is running"):
+        pass
 
 
 def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
@@ -159,7 +225,7 @@ def test_a_resumable_folder_outlives_an_interrupt_but_not_an_error(tmp_path: Pat
     place = tmp_path / "out"
 
     def stopped(error: BaseException, name: str) -> None:
-        with resumable_folder(place, marker="done") as folder:
+        with resumable_folder(place, marker="done", ours=["half"]) as folder:
             assert not list(folder.iterdir())
             (folder / name).write_text("work")
             raise error
@@ -167,9 +233,9 @@ def test_a_resumable_folder_outlives_an_interrupt_but_not_an_error(tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         stopped(KeyboardInterrupt(), "half")
     assert not place.exists()
-    with resumable_folder(place, marker="done") as folder:
+    with resumable_folder(place, marker="done", ours=["half"]) as folder:
         assert (folder / "half").read_text() == "work"
-        (folder / "done").touch()
+        write_json(folder / "done", {"funnelrec": "0"})
     assert {path.name for path in place.iterdir()} == {"half", "done"}
     with pytest.raises(ValueError, match="wrong"):
         stopped(ValueError("wrong"), "other")
@@ -181,7 +247,7 @@ def test_a_resumable_folder_spares_other_peoples_files(tmp_path: Path) -> None:
     (tmp_path / "theirs").touch()
     with (
         pytest.raises(UsageError, match="holds other files"),
-        resumable_folder(tmp_path, marker="done"),
+        resumable_folder(tmp_path, marker="done", ours=()),
     ):
         pass
 

@@ -21,6 +21,7 @@ from funnelrec.comparison.entries import Entry
 from funnelrec.comparison.jobs import RECORD
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.interactions import Interactions
+from funnelrec.models import registry
 
 LEVELS = {-0.5, -0.3, -0.1, 0.1, 0.3, 0.5}
 
@@ -404,3 +405,49 @@ def test_after_kill_9_only_what_was_not_finished_is_done(
         pl.read_parquet(one.outcomes[1].folder / "per_user.parquet") for one in (whole, result)
     ]
     assert frames[0].equals(frames[1])
+
+
+def test_a_data_set_that_is_replaced_meanwhile_is_told(tmp_path: Path) -> None:
+    folder = small_dataset().save(tmp_path / "data")
+
+    class Replacing(Heard):
+        def plan(self, left: int, done: int) -> None:
+            small_dataset(seed=4).save(folder)
+
+    with pytest.raises(DataError, match="was replaced by another one while it was compared"):
+        compared(folder, tmp_path / "out", ENTRIES[:1], isolate=True, listener=Replacing())
+
+
+def test_a_training_that_was_whole_when_its_process_broke_down_stays(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = str(Path(runner.__file__).resolve().parents[2])
+    broken = tmp_path / "python"
+    # Does the work, and then ends as if a library had crashed while the process was taken down.
+    broken.write_text(
+        f"#!/bin/sh\nPYTHONPATH={package} {sys.executable} -c "
+        '"from funnelrec.comparison.worker import main; main()"\nkill -11 $$\n'
+    )
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    result = compared(source, tmp_path / "out", ENTRIES[:1], isolate=True, seeds=1)
+    (record,) = [outcome.record for outcome in result.outcomes]
+    assert (record.error, record.final) == (None, True)
+    assert record.test["overall"]["users"]
+
+
+def test_an_error_nobody_foresaw_stops_no_other_training_here_either(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(registry.get("conversion"), "_fit", broken)
+    entries = [Entry(name, name) for name in ("conversion", "popularity")]
+    result = compared(source, tmp_path / "out", entries, seeds=1)
+    errors = {outcome.entry.model: outcome.record.error for outcome in result.outcomes}
+    assert errors == {"conversion": "unexpected RuntimeError: no such kernel", "popularity": None}
+    assert "Traceback" in capsys.readouterr().err

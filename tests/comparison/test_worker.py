@@ -36,7 +36,12 @@ def task(source: Path, place: Path, **run: Any) -> dict[str, Any]:
         "device": "cpu",
         "progress": "none",
     }
-    return {"dataset": str(source), "threads": None, "run": {**given, **run}}
+    return {**about(source), "run": {**given, **run}}
+
+
+def about(source: Path) -> dict[str, Any]:
+    fingerprint = small_dataset().fingerprint
+    return {"dataset": str(source), "fingerprint": fingerprint, "threads": None}
 
 
 def test_a_training_is_kept_as_that_of_its_own_process(source: Path, tmp_path: Path) -> None:
@@ -70,7 +75,7 @@ def test_a_search_is_kept_or_its_reason(
 ) -> None:
     def search(model: str, out: Path) -> None:
         asked = {"model": model, "out": str(out), "trials": 2, "metric": "ndcg@5"}
-        do({"dataset": str(source), "threads": None, "search": asked})
+        do({**about(source), "search": asked})
 
     search("itemknn", tmp_path / "one")
     found = load_search(tmp_path / "one")
@@ -82,3 +87,11 @@ def test_a_search_is_kept_or_its_reason(
     search("popularity", tmp_path / "two")
     assert "nothing to search" in read_json(failure_of(tmp_path / "two"))["error"]
     assert load_search(tmp_path / "two") is None
+
+
+def test_of_another_data_set_in_the_same_place_nothing_is_recorded(tmp_path: Path) -> None:
+    asked = task(small_dataset(seed=4).save(tmp_path / "shop"), tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        do(asked)
+    assert caught.value.code == worker.CHANGED
+    assert read_record(tmp_path / "run") is None

@@ -349,7 +349,9 @@ class TestStorage:
         self, dataset: Dataset, tmp_path: Path
     ) -> None:
         (tmp_path / "thesis.tex").touch()
-        with pytest.raises(UsageError, match=r"holds other files \(no manifest.json in it\)"):
+        with pytest.raises(
+            UsageError, match=r"holds other files \(no manifest.json of funnelrec in it\)"
+        ):
             dataset.save(tmp_path)
         assert [part.name for part in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -458,3 +460,18 @@ def test_identifiers_are_found_by_search_as_by_a_join(
         patch.setattr(dataset_module, "_FEW", limit)
         found = IdMap(values).encode(pl.Series(asked, dtype=values.dtype))
     assert found.tolist() == wanted
+
+
+def test_identifiers_count_only_as_they_are_written() -> None:
+    numbers = IdMap(pl.Series([1, 7, 20]))
+    assert numbers.encode(["7", "07", "+7", "7.0", " 7", "x"]).tolist() == [1, -1, -1, -1, -1, -1]
+    assert numbers.encode([True, False]).tolist() == [-1, -1]
+    assert numbers.encode([7.0, 7.5]).tolist() == [1, -1]
+    words = IdMap(pl.Series(["1", "7"]))
+    assert words.encode([7, 1, 2]).tolist() == [1, 0, -1]
+
+
+@pytest.mark.parametrize("mixed", [["u1", 1], [1, "7"], [b"u", "u"]])
+def test_identifiers_of_several_types_are_refused(mixed: list[Any]) -> None:
+    with pytest.raises(UsageError, match="identifiers must be all integers or all text, got"):
+        IdMap(pl.Series(["u1"])).encode(mixed)

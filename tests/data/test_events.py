@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import warnings
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
@@ -621,3 +622,32 @@ def test_a_quarantine_that_would_take_nothing_is_refused(
         f"quarantine_path is given ({aside}) and on_bad_rows is 'error', which sets no row aside; "
         "add on_bad_rows='quarantine' or leave quarantine_path out."
     )
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_a_behavior_code_that_is_no_number_is_a_bad_row(odd: float, tmp_path: Path) -> None:
+    log = pl.DataFrame(
+        {"user_id": [1, 1, 2, 2], "item_id": [1, 2, 1, 3], "behavior": [1.0, 2.0, 2.0, odd]}
+    )
+    with pytest.raises(DataError):
+        read_events(log, behaviors={"1": "view", "2": "purchase"})
+    if math.isnan(odd):
+        events = read_events(
+            log,
+            behaviors={"1": "view", "2": "purchase"},
+            on_bad_rows="quarantine",
+            quarantine_path=tmp_path / "bad.parquet",
+        )
+        assert len(events.frame) == 3
+
+
+def test_identifiers_of_single_precision_end_where_neighbors_are_one() -> None:
+    log = pl.DataFrame(
+        {
+            "user_id": pl.Series([2.0**24 + 2, 1.0], dtype=pl.Float32),
+            "item_id": [1, 2],
+            "behavior": ["purchase", "purchase"],
+        }
+    )
+    with pytest.raises(DataError, match=r"user_id is not a whole number below 2\*\*24"):
+        read_events(log)

@@ -18,8 +18,9 @@ from serving_helpers import TINY, make_artifact, make_run
 
 from funnelrec.common.errors import CapabilityError, ConfigError, DataError, UsageError
 from funnelrec.data.dataset import Dataset
-from funnelrec.models import model_names, registry
-from funnelrec.models.runs import load_run
+from funnelrec.models import create_model, model_names, registry
+from funnelrec.models.runs import load_run, train_run
+from funnelrec.serving import artifact as artifacts
 from funnelrec.serving import explain, hesitations
 from funnelrec.serving.artifact import (
     SCHEMA_VERSION,
@@ -218,7 +219,9 @@ class TestRefusals:
         run = make_run(tiny_dataset, folder / "own", "popularity")
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.txt").write_text("x")
-        with pytest.raises(UsageError, match=r"holds other files \(no artifact\.json in it\)"):
+        with pytest.raises(
+            UsageError, match=r"holds other files \(no artifact\.json of funnelrec in it\)"
+        ):
             export(run, tmp_path / "mine")
         assert [part.name for part in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
@@ -299,3 +302,32 @@ def test_recall_is_measured_and_not_assumed(tmp_path: Path) -> None:
     assert record.lists == 102
     assert 1 < record.probes <= record.lists
     assert record.recall >= WANTED_RECALL
+
+
+def test_an_artifact_that_is_exported_again_while_it_is_read_is_read_anew(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    for seed in (0, 1):
+        model = create_model("mf_bpr", config={"epochs": 1}, seed=seed, device="cpu")
+        runs.append(
+            train_run(
+                tiny_dataset, model, tmp_path / f"run-{seed}", source=tmp_path, progress="none"
+            )
+        )
+    place = tmp_path / "artifact"
+    export(runs[0], place, metrics="none")
+    plain, swapped = artifacts.load_training, list[int]()
+
+    def swap(*args: Any) -> Any:
+        found = plain(*args)
+        if not swapped:
+            swapped.append(1)
+            export(runs[1], place, metrics="none")
+        return found
+
+    monkeypatch.setattr(artifacts, "load_training", swap)
+    loaded = load_artifact(place, device="cpu")
+    assert loaded.record.seed == 1
+    users = np.arange(tiny_dataset.n_users)
+    torch.testing.assert_close(loaded.model.score(users), runs[1].model.score(users))

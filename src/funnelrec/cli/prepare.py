@@ -300,6 +300,7 @@ def _refuse(
 _ONE_OF = (
     ("validation_fraction", "validation_count", "validation_from", "validation", "no_validation"),
     ("test_fraction", "test_from"),
+    ("no_validation", "holdout_minimum"),
 )
 
 

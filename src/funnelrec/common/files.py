@@ -10,13 +10,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from funnelrec.common.errors import DataError, UsageError
+
+if sys.platform != "win32":
+    import fcntl
+
+# What a desktop leaves in every folder that it shows.
+_LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
+# The record of any folder of ours has one of them.
+_SIGNED = ("schema_version", "funnelrec")
 
 
 @contextmanager
@@ -67,7 +77,7 @@ def _umask() -> int:
 
 
 @contextmanager
-def atomic_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, marker: str, ours: Sequence[str]) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` when the block succeeds.
 
     ``path`` is always whole. While an older folder is replaced it is absent for an instant,
@@ -76,11 +86,13 @@ def atomic_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
     Parameters
     ----------
     path
-        Where the folder shall stand. An existing folder is replaced only if it is empty or
-        holds the file ``marker``, which says that funnelrec wrote it: a folder with other
-        people's files in it is never removed.
+        Where the folder shall stand; of a link, the folder that it leads to. An existing folder
+        is replaced only if it is empty, or holds the record ``marker`` and nothing but what
+        funnelrec writes there: a folder with other people's files in it is never removed.
     marker
-        The name of a file that every folder of this kind holds.
+        The name of the JSON record that every folder of this kind holds.
+    ours
+        Names, as patterns, of everything else that such a folder may hold.
 
     Raises
     ------
@@ -88,19 +100,21 @@ def atomic_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
         If ``path`` is a file, or a folder with content that funnelrec did not write, or the
         operating system refuses to write there, with its reason.
     """
-    path = Path(path)
-    _check_replaceable(path, marker)
+    path = _followed(path)
+    _check_replaceable(path, marker, ours)
     with _naming(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
+        # What came there meanwhile is not ours to remove, either.
+        _check_replaceable(path, marker, ours)
         _publish(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
-def resumable_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
+def resumable_folder(path: str | Path, *, marker: str, ours: Sequence[str]) -> Iterator[Path]:
     """Yield a folder beside ``path`` that becomes ``path`` when the block succeeds.
 
     Like :func:`atomic_folder`, but the folder always has the same hidden name and outlives a
@@ -109,7 +123,7 @@ def resumable_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
 
     Parameters
     ----------
-    path, marker
+    path, marker, ours
         As in :func:`atomic_folder`.
 
     Raises
@@ -117,28 +131,54 @@ def resumable_folder(path: str | Path, *, marker: str) -> Iterator[Path]:
     UsageError
         As :func:`atomic_folder` does.
     """
-    path = Path(path)
-    _check_replaceable(path, marker)
+    path = _followed(path)
+    _check_replaceable(path, marker, ours)
     unfinished = path.parent / f".{path.name}.unfinished"
     make_folder(unfinished)
     try:
         yield unfinished
+        _check_replaceable(path, marker, ours)
         _publish(unfinished, path)
     except Exception:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
 
-def _check_replaceable(path: Path, marker: str) -> None:
+def _followed(path: str | Path) -> Path:
+    path = Path(path)
+    return path.resolve() if path.is_symlink() else path
+
+
+def _check_replaceable(path: Path, marker: str, ours: Sequence[str]) -> None:
     with _naming(path):
         if path.exists() and not path.is_dir():
             raise UsageError(f"cannot write the folder {path}: a file of that name exists.")
-        if path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
+        names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+        if names and not _signed(path / marker):
             raise UsageError(
-                f"the folder {path} exists and holds other files (no {marker} in it); "
-                "name another folder or empty this one first."
+                f"the folder {path} exists and holds other files (no {marker} of funnelrec in "
+                "it); name another folder or empty this one first."
+            )
+        known = (marker, *ours, *_LITTER)
+        others = [name for name in names if not any(fnmatch(name, one) for one in known)]
+        if others:
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            raise UsageError(
+                f"the folder {path} would be replaced, and holds {', '.join(others[:3])}{more}, "
+                "which funnelrec did not write there; move that away or name another folder."
             )
         make_folder(path.parent)
+
+
+def _signed(marker: Path) -> bool:
+    """Return whether a file is the record of a folder that funnelrec wrote."""
+    if not marker.is_file():
+        return False
+    try:
+        record = read_json(marker)
+    except DataError:
+        return False
+    return isinstance(record, dict) and any(key in record for key in _SIGNED)
 
 
 def _publish(temporary: Path, path: Path) -> None:
@@ -171,6 +211,31 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise UsageError(f"cannot create the folder {path}: {error.strerror}.") from error
     return path
+
+
+@contextmanager
+def alone(folder: Path, doing: str) -> Iterator[None]:
+    """Let no second process do the same in a folder at the same time.
+
+    The system gives the lock back when a process ends, however it ends. Where it has no such locks
+    (Windows), nothing is held.
+
+    Raises
+    ------
+    UsageError
+        If another process holds it; ``doing`` says what that does, as in "a search is running".
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    with _naming(folder), (folder / ".lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{doing} in {folder} at this moment; wait for it, or name another folder."
+            ) from error
+        yield
 
 
 def write_json(path: str | Path, value: Any) -> None:

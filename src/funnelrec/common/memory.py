@@ -51,3 +51,19 @@ def prefer_huge_pages() -> bool:
     if "[never]" in state:
         return False
     return os.environ.setdefault(OF_TORCH, "1") != "0"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory could not be had, on a CPU or on a GPU.
+
+    torch has a class for a GPU alone; its allocator on a CPU raises a RuntimeError.
+
+    Examples
+    --------
+    >>> out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory")), out_of_memory(
+    ...     RuntimeError("shapes do not fit")
+    ... )
+    (True, False)
+    """
+    kind, said = type(error).__name__, str(error)
+    return kind in ("MemoryError", "OutOfMemoryError") or "allocate memory" in said

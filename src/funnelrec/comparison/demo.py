@@ -42,6 +42,8 @@ from funnelrec.models.runs import RECORD, Run, load_run, train_run
 from funnelrec.training.progress import ProgressStyle
 
 MARKER = "demo.json"
+# What else the folder of a demo holds.
+_OURS = ("dataset", "runs", "events.parquet", "recommendations*.parquet", "report.html")
 UNFINISHED = "unfinished.json"
 MODELS = ("popularity", "conversion", "mf_bpr", "lightgcn", "rmbrec")
 SELECTED_BY = "ndcg@10"
@@ -189,7 +191,7 @@ def run_demo(
         console.print(f"memory: {memory}", markup=False)
 
     with ExitStack() as stack:
-        folder = stack.enter_context(resumable_folder(out, marker=MARKER))
+        folder = stack.enter_context(resumable_folder(out, marker=MARKER, ours=_OURS))
         events, summary = _log(folder, out, data, columns, behaviors, shop, seed, console)
         if len(events) < _SMALL_LOG:
             stack.enter_context(_one_thread())

@@ -208,7 +208,7 @@ def keep(record: JobRecord, folder: Path, tables: Mapping[str, Any] | None = Non
     """
     if folder.is_dir() and not (folder / RECORD).is_file():
         shutil.rmtree(folder)
-    with atomic_folder(folder, marker=RECORD) as unfinished:
+    with atomic_folder(folder, marker=RECORD, ours=(PER_USER, HISTORY)) as unfinished:
         for name, content in (tables or {}).items():
             if isinstance(content, pl.DataFrame):
                 content.write_parquet(unfinished / name)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,7 @@ from funnelrec.comparison.jobs import (
     read_record,
 )
 from funnelrec.comparison.search import Search, load_search
-from funnelrec.comparison.worker import INTERRUPTED, failure_of, search_for
+from funnelrec.comparison.worker import CHANGED, INTERRUPTED, failure_of, search_for
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.sizes import Sizes, check_reading
 from funnelrec.evaluation.metrics import parse_metric
@@ -673,14 +674,22 @@ class _Runner:
         return Outcome(step.entry, record, folder, step.point)
 
     def _here(self, job: Job, folder: Path) -> JobRecord:
-        return execute(
-            job,
-            self.dataset,
-            folder,
-            self.out / WORK / job.name,
-            device=self.device,
-            progress=self.progress,
-        )
+        try:
+            return execute(
+                job,
+                self.dataset,
+                folder,
+                self.out / WORK / job.name,
+                device=self.device,
+                progress=self.progress,
+            )
+        except Exception as error:
+            # Not foreseen; it stops no other training, as in a process of its own.
+            traceback.print_exc()
+            kind = type(error).__name__
+            record = failed(job, f"unexpected {kind}: {error}", kind)
+            keep(record, folder)
+            return record
 
     def _in_process(self, job: Job, folder: Path) -> JobRecord:
         code = self._worker(
@@ -693,7 +702,8 @@ class _Runner:
             }
         )
         record = read_record(folder)
-        if code or record is None:
+        # What is whole stays, even if the process broke down after it, while it ended.
+        if record is None or (code and not record.final):
             reason = f"signal {-code}" if code < 0 else f"code {code}"
             out_of_memory = "; the system may have run out of memory" if code == -9 else ""
             record = failed(job, f"its process ended with {reason}{out_of_memory}.", "ProcessEnded")
@@ -702,7 +712,11 @@ class _Runner:
 
     def _worker(self, **task: Any) -> int:
         """Let a process of its own do a task and return its exit code."""
-        task |= {"dataset": str(self.source), "threads": self.threads}
+        task |= {
+            "dataset": str(self.source),
+            "fingerprint": self.dataset.fingerprint,
+            "threads": self.threads,
+        }
         # Wherever this package was found, the other process finds it, too.
         package = str(Path(__file__).resolve().parents[2])
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -725,6 +739,11 @@ class _Runner:
                 raise
         if code == INTERRUPTED:
             raise KeyboardInterrupt
+        if code == CHANGED:
+            raise DataError(
+                f"the data set {self.source} was replaced by another one while it was compared; "
+                "nothing of the new one was recorded. Begin a comparison of it in another folder."
+            )
         return code
 
     def _search_folder(self, entry: Entry) -> Path:

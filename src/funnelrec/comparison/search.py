@@ -21,7 +21,8 @@ from funnelrec.common.errors import (
     UsageError,
     suggestion,
 )
-from funnelrec.common.files import make_folder, read_json, write_json
+from funnelrec.common.files import alone, make_folder, read_json, write_json
+from funnelrec.common.memory import out_of_memory
 from funnelrec.common.optional import require
 from funnelrec.common.random import derived_seed
 from funnelrec.common.version import __version__
@@ -154,7 +155,8 @@ def tune(
     ------
     UsageError
         If there are no validation pairs, nothing to search, a setting to search that the model
-        does not have, fewer trials than 1, or ``out`` holds another search.
+        does not have, fewer trials than 1, ``out`` holds another search, or another process
+        searches there.
     CapabilityError
         If the model cannot work on the data.
     CapacityError
@@ -191,18 +193,19 @@ def tune(
             "funnelrec": __version__,
         },
     )
-    done = _read_trials(out / TRIALS)
-    for number in range(len(done), trials):
-        chosen = (
-            _proposed(optuna, dimensions, done, derived_seed(seed, "search", number) % 2**32)
-            if number
-            else _defaults(first, dimensions)
-        )
-        trial = _run(made, training, judge, number, chosen if number else {}, chosen)
-        _append(out / TRIALS, trial)
-        done.append(trial)
-        if report is not None:
-            report(trial)
+    with alone(out, "another search is running"):
+        done = _read_trials(out / TRIALS)
+        for number in range(len(done), trials):
+            chosen = (
+                _proposed(optuna, dimensions, done, derived_seed(seed, "search", number) % 2**32)
+                if number
+                else _defaults(first, dimensions)
+            )
+            trial = _run(made, training, judge, number, chosen if number else {}, chosen)
+            _append(out / TRIALS, trial)
+            done.append(trial)
+            if report is not None:
+                report(trial)
     return Search(model, judge.metric, slice_name, tuple(done), out)
 
 
@@ -393,6 +396,10 @@ def _run(
         epochs = None if history is None else history.best_epoch
     except (CapacityError, ConfigError, TrainingDivergedError) as failure:
         error = str(failure)
+    except (RuntimeError, MemoryError) as failure:
+        if not out_of_memory(failure):
+            raise
+        error = f"there was no memory for it: {failure}"
     return Trial(
         number=number,
         settings=settings,

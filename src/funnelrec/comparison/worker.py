@@ -24,6 +24,8 @@ from funnelrec.data.dataset import Dataset
 
 FAILURE = "failure.json"
 INTERRUPTED = 130
+CHANGED = 3
+"""The data set on disk is not the one that the comparison began with."""
 
 
 def do(task: dict[str, Any]) -> None:
@@ -32,15 +34,22 @@ def do(task: dict[str, Any]) -> None:
     Parameters
     ----------
     task
-        ``dataset`` (folder), ``threads``, and either ``run`` (arguments of
+        ``dataset`` (folder), its ``fingerprint``, ``threads``, and either ``run`` (arguments of
         :func:`funnelrec.comparison.jobs.execute`) or ``search`` (those of
         :func:`funnelrec.comparison.search.tune`).
+
+    Raises
+    ------
+    SystemExit
+        With :data:`CHANGED` if the folder holds another data set by now.
     """
     import torch
 
     if task["threads"] is not None:
         torch.set_num_threads(task["threads"])
     dataset = Dataset.load(task["dataset"])
+    if dataset.fingerprint != task["fingerprint"]:
+        sys.exit(CHANGED)
     if "search" in task:
         search_for(dataset, task["search"])
         return

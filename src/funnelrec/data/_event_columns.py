@@ -17,8 +17,8 @@ TimestampUnit = Literal["none", "as-given", "us"]
 
 _SHOWN_NAMES = 20
 _SECOND = 1_000_000
-# Floats above this no longer tell neighboring integers apart.
-_EXACT_FLOAT = float(2**53)
+# Floats of 2 to this power and more no longer tell neighboring integers apart.
+_EXACT_BITS = ((pl.Float64, 53), (pl.Float32, 24))
 _ISO = (
     r"^\s*(?P<date>\d{4}-\d{2}-\d{2})"
     r"(?:[T ](?P<hour>[01]\d|2[0-3])(?::(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d)"
@@ -51,11 +51,15 @@ def parsed_ids(raw: RawLog, name: str) -> Column:
         )
     if dtype.is_float():
         null = null | given.is_nan().fill_null(value=False)
-        whole = ((given == given.round()) & (given.abs() < _EXACT_FLOAT)).fill_null(value=False)
+        bits = next((bits for kind, bits in _EXACT_BITS if dtype == kind), 11)
+        whole = ((given == given.round()) & (given.abs() < 2**bits)).fill_null(value=False)
         return Column(
             name,
             given.cast(pl.Int64, strict=False),
-            {f"{name} is null": null, f"{name} is not a whole number below 2**53": ~whole & ~null},
+            {
+                f"{name} is null": null,
+                f"{name} is not a whole number below 2**{bits}": ~whole & ~null,
+            },
         )
     if dtype not in (pl.String, pl.Categorical, pl.Enum):
         raise DataError(
@@ -78,9 +82,12 @@ def behavior_text(raw: RawLog) -> pl.Series:
             f"column {raw.names[BEHAVIOR]!r} of {raw.source} must hold text or codes, "
             f"got {series.dtype}."
         )
-    if series.dtype.is_float() and (series.drop_nulls() == series.drop_nulls().round()).all():
-        # pandas turns integer codes into floats as soon as one is missing.
-        series = series.cast(pl.Int64)
+    if series.dtype.is_float():
+        # pandas turns integer codes into floats as soon as one is missing, and that one into NaN.
+        series = series.fill_nan(None)
+        known = series.drop_nulls()
+        if (known == known.round()).all() and known.is_finite().all():
+            series = series.cast(pl.Int64, strict=False)
     return series.cast(pl.String)
 
 

@@ -15,11 +15,13 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from funnelrec.common.errors import DataError, suggestion
+from funnelrec.common.errors import DataError, UsageError, suggestion
 from funnelrec.common.files import atomic_folder, read_json, write_json
 from funnelrec.data.interactions import Interactions, LongArray
 
 MANIFEST = "manifest.json"
+# What else a stored data set holds.
+_OURS = ("users.parquet", "items.parquet", "*.safetensors")
 SCHEMA_VERSION = 1
 
 # Fewer identifiers than this are looked up one by one.
@@ -27,6 +29,26 @@ _FEW = 10_000
 
 AuxiliaryPolicy = Literal["keep", "before", "drop_pair"]
 SplitKind = Literal["leave-one-out", "time", "given"]
+
+
+def as_series(ids: Iterable[Any] | pl.Series) -> pl.Series:
+    """Return identifiers as one column.
+
+    Raises
+    ------
+    UsageError
+        If they are of several types, or of one that no column has.
+    """
+    if isinstance(ids, pl.Series):
+        return ids
+    listed = list(ids)
+    try:
+        return pl.Series(listed)
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+        kinds = sorted({type(one).__name__ for one in listed})
+        raise UsageError(
+            f"identifiers must be all integers or all text, got {', '.join(kinds)}."
+        ) from error
 
 
 class IdMap:
@@ -52,15 +74,24 @@ class IdMap:
         return len(self.values)
 
     def encode(self, ids: Iterable[Any] | pl.Series) -> LongArray:
-        """Return the dense number of each identifier, -1 where it is unknown."""
-        given = ids if isinstance(ids, pl.Series) else pl.Series(list(ids))
+        """Return the dense number of each identifier, -1 where it is unknown.
+
+        Raises
+        ------
+        UsageError
+            If the identifiers are of several types.
+        """
+        given = as_series(ids)
         if given.dtype != self.values.dtype:
             # An identifier of the wrong type (a shell hands over text) is unknown unless it reads
-            # as one of ours.
+            # as one of ours, and is written as ours would be.
             cast = given.cast(self.values.dtype, strict=False)
-            if given.dtype.is_float() and cast.dtype.is_integer():
-                # 1.5 casts to 1, and is not it.
-                cast = cast.set(cast != given, None)
+            if cast.dtype.is_integer():
+                # 1.5, "007" and True cast to 1, 7 and 1, and are not these.
+                same = cast.cast(given.dtype, strict=False) == given
+                if given.dtype == pl.Boolean:
+                    same = pl.repeat(value=False, n=len(given), eager=True)
+                cast = cast.set(~same.fill_null(value=False), None)
             given = cast
         if len(given) < _FEW and len(self):
             return self._looked_up(given)
@@ -369,7 +400,7 @@ class Dataset:
         """
         path = Path(path)
         training = self.training
-        with atomic_folder(path, marker=MANIFEST) as folder:
+        with atomic_folder(path, marker=MANIFEST, ours=_OURS) as folder:
             save_training(folder, training)
             _save_pairs(folder / "test.safetensors", self.test)
             write_json(

@@ -200,9 +200,19 @@ def prepare_imported(
     Returns
     -------
     Dataset
-        With every user and item that the layout states. A layout without a test file is split
+        With every user and item that the layout states. A layout without held-out files is split
         by :class:`funnelrec.data.splits.LeaveOneOut`.
+
+    Raises
+    ------
+    DataError
+        If the layout has validation pairs and no test pairs.
     """
+    if log.validation is not None and log.test is None:
+        raise DataError(
+            f"{log.source} has validation pairs and no test pairs: name the test file, or let the "
+            "validation file be the test (rename it); it is not left out in silence."
+        )
     events = read_events(log.train, behaviors=log.behaviors, target=log.target)
     events = replace(events, source=log.source, notes=(*log.notes, *events.notes))
     shares = {"validation_fraction": validation_fraction, "validation_count": validation_count}

@@ -361,7 +361,9 @@ class _Lists:
         self._popularity = {k: np.full(n_users, np.nan) for k in lengths}
 
     def __call__(self, users: LongArray, block: torch.Tensor) -> None:
-        items, _ = block_top_k(block, users, max(self._counts), self._removed)
+        # No list is longer than the catalogue.
+        longest = min(max(self._counts), block.shape[1])
+        items, _ = block_top_k(block, users, longest, self._removed)
         for k, counts in self._counts.items():
             listed = items[:, :k]
             counts += np.bincount(listed[listed >= 0], minlength=len(counts))

@@ -23,6 +23,7 @@ from funnelrec.common.columns import ITEM, RANK, SCORE, USER
 from funnelrec.common.config import Config
 from funnelrec.common.errors import (
     CapabilityError,
+    CapacityError,
     ConfigError,
     DataError,
     NotFittedError,
@@ -30,8 +31,9 @@ from funnelrec.common.errors import (
     suggestion,
 )
 from funnelrec.common.files import atomic_path
+from funnelrec.common.memory import out_of_memory
 from funnelrec.common.random import stream
-from funnelrec.data.dataset import Dataset, TrainingData
+from funnelrec.data.dataset import Dataset, TrainingData, as_series
 from funnelrec.data.histories import Histories
 from funnelrec.data.interactions import LongArray
 from funnelrec.data.sizes import Sizes
@@ -622,7 +624,7 @@ class Recommender(ABC, Generic[SettingsT]):
             raise UsageError(
                 f"users must be a list of identifiers, got {users!r}; write [{users!r}]."
             )
-        given = users if isinstance(users, pl.Series) else pl.Series(list(users))
+        given = as_series(users)
         numbers = self.data.user_ids.encode(given)
         unknown = numbers < 0
         if unknown.any() and policy == "error":
@@ -678,6 +680,8 @@ class Recommender(ABC, Generic[SettingsT]):
             corners = torch.tensor([0, training.n_users - 1], device=self.device)
             width = self._score(corners).shape[1]
         except (KeyError, IndexError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise CapacityError(f"there is no memory to load {path}: {error}.") from error
             raise DataError(f"{path} is damaged ({error}); train the model again.") from error
         if width != training.n_items:
             raise DataError(
@@ -706,6 +710,11 @@ def resolve_device(device: str) -> torch.device:
         raise ConfigError(f"device must be auto, cpu or cuda, got {device!r}.")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device 'cuda' was asked for, and there is no GPU; use cpu or auto.")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {device!r} was asked for, and there are {torch.cuda.device_count()} GPUs, "
+            "counted from 0."
+        )
     return chosen
 
 

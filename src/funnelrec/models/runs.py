@@ -27,6 +27,14 @@ from funnelrec.training.history import History
 from funnelrec.training.progress import ProgressStyle
 
 RECORD = "run.json"
+# Records of folders that are no runs, and whose files a run would overwrite or be lost in.
+_OTHER_FOLDERS = {
+    "artifact.json": "an artifact",
+    "manifest.json": "a data set",
+    "comparison.json": "a comparison",
+    "search.json": "a search",
+    "demo.json": "a demo",
+}
 MODEL = "model.safetensors"
 HISTORY = "history.json"
 CALIBRATION = "calibration.json"
@@ -210,14 +218,17 @@ def train_run(
     Raises
     ------
     UsageError
-        If ``out`` holds a finished run, or a checkpoint of other settings or data, or ``refit``
-        is asked for without validation pairs.
+        If ``out`` holds a finished run, an artifact, a data set or a comparison, or a checkpoint
+        of other settings or data, or ``refit`` is asked for without validation pairs.
     CapabilityError
         If the model cannot work on the data set.
     """
     out = Path(out)
     if (out / RECORD).exists():
         raise UsageError(f"{out} holds a finished run; name another folder, or delete that one.")
+    for marker, kind in _OTHER_FOLDERS.items():
+        if (out / marker).is_file():
+            raise UsageError(f"{out} holds {kind} ({marker}); name another folder for the run.")
     _check_trainable(dataset, model, refit)
     make_folder(out)
     asked = model.config

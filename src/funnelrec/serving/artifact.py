@@ -34,6 +34,13 @@ from funnelrec.serving.vector_index import ANN_FILE, IndexRecord, check_ann, wri
 RECORD = "artifact.json"
 SCHEMA_VERSION = 1
 _CHUNK = 2**20
+# What else an artifact may hold.
+_OURS = (
+    *("users.parquet", "items.parquet", "*.safetensors"),
+    *(CALIBRATION, ONNX_FILE, ANN_FILE),
+)
+# How often an artifact that is exported again while it is read is read from the start.
+_TRIES = 3
 
 Metrics = Literal["test", "validation", "none"]
 AnnLibrary = Literal["faiss"]
@@ -188,7 +195,7 @@ def export(
     measured = []
     if metrics != "none" and loaded.dataset.held_out(metrics).nnz:
         measured.append(loaded.evaluate(split=metrics).to_dict())
-    with atomic_folder(out, marker=RECORD) as folder:
+    with atomic_folder(out, marker=RECORD, ours=_OURS) as folder:
         model.save(folder / MODEL)
         save_training(folder, data)
         if loaded.calibration is not None:
@@ -266,13 +273,31 @@ def load_artifact(path: str | Path, *, device: str = "auto") -> Artifact:
     ------
     DataError
         If the folder is no artifact, is of a newer schema, or a file is missing or is not what
-        was exported.
+        was exported; one that is exported again meanwhile is read from the start.
     ConfigError
         If the model is not known here, or has other settings than this release knows.
     """
     path = Path(path)
-    record = load_artifact_record(path)
-    digest = _sha256(path / RECORD)
+    for last in (*[False] * (_TRIES - 1), True):
+        record = load_artifact_record(path)
+        digest = _sha256(path / RECORD)
+        try:
+            artifact = _loaded(path, record, digest, device)
+        except DataError:
+            if last or _same(path, digest):
+                raise
+            continue
+        if _same(path, digest):
+            return artifact
+    raise DataError(f"the artifact {path} was exported again while it was read; load it again.")
+
+
+def _same(path: Path, digest: str) -> bool:
+    """Return whether the record is still the one that was read first."""
+    return (path / RECORD).is_file() and _sha256(path / RECORD) == digest
+
+
+def _loaded(path: Path, record: ArtifactRecord, digest: str, device: str) -> Artifact:
     parts = (f"{stem}.safetensors" for stem in record.dataset.parts)
     for name in (MODEL, "users.parquet", "items.parquet", *parts):
         if name not in record.files:

@@ -18,7 +18,7 @@ from funnelrec.common.columns import ITEM, USER
 from funnelrec.common.config import Config
 from funnelrec.common.errors import CapabilityError, UsageError
 from funnelrec.common.files import atomic_path
-from funnelrec.data.dataset import Dataset, TrainingData
+from funnelrec.data.dataset import Dataset, TrainingData, as_series
 from funnelrec.data.interactions import LongArray
 from funnelrec.data.touched import BLOCK, TouchedPairs, touched_item, touched_not_bought
 from funnelrec.evaluation.conversion_calibration import ConversionCalibration, calibrate_conversion
@@ -151,7 +151,7 @@ class EvidenceSource:
             raise UsageError(
                 f"users must be a list of identifiers, got {users!r}; write [{users!r}]."
             )
-        given = users if isinstance(users, pl.Series) else pl.Series(list(users))
+        given = as_series(users)
         numbers = self.data.user_ids.encode(given)
         if (numbers < 0).any():
             names = given.filter(pl.Series(numbers < 0)).head(5).to_list()

@@ -147,7 +147,7 @@ def _drawing(user: Any, candidates: pl.DataFrame, competitors: pl.DataFrame) -> 
             )
     left.set_xlim(0, 1.12)
     left.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    left.set_yticks(places, labels)
+    left.set_yticks(places, [_literal(label) for label in labels])
     left.invert_yaxis()
     left.grid(axis="x", color=_GRID)
     left.set_axisbelow(True)
@@ -170,13 +170,21 @@ def _drawing(user: Any, candidates: pl.DataFrame, competitors: pl.DataFrame) -> 
             )
     else:
         right.text(0.5, 0.5, "nothing was bought", transform=right.transAxes, ha="center")
-    right.set_xticks(np.arange(len(bought)), bought, rotation=35, ha="right")
+    shown = [_literal(item) for item in bought]
+    right.set_xticks(np.arange(len(bought)), shown, rotation=35, ha="right")
     right.set_title(_MAP, fontsize=10, loc="left", color=_INK)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=_INK, labelsize=9, length=0)
-    drawing.suptitle(_title(user), x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
+    drawing.suptitle(
+        _literal(_title(user)), x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK
+    )
     return drawing
+
+
+def _literal(text: str) -> str:
+    """Return text of a log so that matplotlib takes nothing in it for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _title(user: Any) -> str:

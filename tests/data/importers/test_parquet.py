@@ -9,7 +9,8 @@ import pytest
 from benchmark_layouts import write_parquet
 
 from funnelrec.common.errors import DataError
-from funnelrec.data.importers import import_parquet
+from funnelrec.data.importers import import_layout, import_parquet
+from funnelrec.data.preparation import prepare_imported
 
 
 def test_parquet_dates_and_text(tmp_path: Path) -> None:
@@ -61,3 +62,26 @@ def test_parquet_files_that_do_not_fit(tmp_path: Path) -> None:
     pl.DataFrame({"user_id": ["1"], "item_id": [2]}).write_parquet(tmp_path / "test.parquet")
     with pytest.raises(DataError, match=r"user_id is Int64 in training and String in test; write"):
         import_parquet(tmp_path)
+
+
+def test_identifiers_beyond_64_bits_are_named(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "user_id": pl.Series([1, 2**63 + 5], dtype=pl.UInt64),
+            "item_id": [1, 2],
+            "behavior": ["purchase", "purchase"],
+        }
+    )
+    frame.write_parquet(tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"user_id must be below 2\*\*63, got 9223372036854775813"):
+        import_layout(tmp_path, "parquet")
+
+
+def test_validation_pairs_without_a_test_are_not_lost(tmp_path: Path) -> None:
+    pairs = {"user_id": [1, 2], "item_id": [1, 2]}
+    pl.DataFrame({**pairs, "behavior": ["purchase", "purchase"]}).write_parquet(
+        tmp_path / "train.parquet"
+    )
+    pl.DataFrame({**pairs, "item_id": [9, 9]}).write_parquet(tmp_path / "validation.parquet")
+    with pytest.raises(DataError, match="has validation pairs and no test pairs"):
+        prepare_imported(import_layout(tmp_path, "parquet"))

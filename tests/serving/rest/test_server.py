@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -23,6 +23,7 @@ from funnelrec.data.dataset import Dataset
 from funnelrec.models import create_model
 from funnelrec.models.runs import train_run
 from funnelrec.serving.artifact import export
+from funnelrec.serving.rest import server
 from funnelrec.serving.rest.gate import Buckets
 from funnelrec.serving.rest.server import serve
 from funnelrec.serving.rest.settings import Keys, check_address, is_loopback
@@ -214,3 +215,39 @@ def test_a_reload_under_way_loses_nothing_and_the_end_is_clean(
     assert len(reloads) == workers
     assert {line["event"] for line in lines} == {"listening", "ready", "request", "reload"}
     assert "u3" not in json.dumps(lines)
+
+
+def _waits(plan: Any, listening: Any) -> None:
+    """A worker that ends when it is told to, and not before."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(PATIENCE)
+
+
+@pytest.mark.parametrize("moment", ["while the first start", "while one is started again"])
+def test_told_to_end_at_any_moment_no_worker_is_left(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_work", _waits)
+    herd = server._Herd(cast("Any", None), cast("Any", None), 2)
+    made: list[Any] = []
+    plain = herd._start
+
+    def start() -> Any:
+        made.append(plain())
+        if moment == "while the first start":
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif len(made) == 2:
+            made[0].kill()
+            made[0].join()
+        return made[-1]
+
+    def slept(seconds: float) -> None:
+        # The second that is waited before a worker is started again.
+        if seconds == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(herd, "_start", start)
+    monkeypatch.setattr(server.time, "sleep", slept)
+    herd.run()
+    assert len(made) == (1 if moment == "while the first start" else 2)
+    assert not any(worker.is_alive() for worker in made)

@@ -500,6 +500,32 @@ class TestDoor:
         with TestClient(app, client=("203.0.113.9", 50000)) as client:
             refused(client.post("/v1/admin/reload"), "forbidden")
 
+    def test_a_page_of_another_site_changes_nothing(self, paths: dict[str, Path]) -> None:
+        app = create_app(paths["conversion"], hosts=("localhost", "testserver"))
+        with TestClient(app, client=("127.0.0.1", 50000)) as client:
+            for headers in (
+                {"origin": "https://evil.example"},
+                {"origin": "http://testserver.evil.example"},
+                {"origin": "null"},
+                {"sec-fetch-site": "cross-site"},
+                {"sec-fetch-site": "same-site"},
+            ):
+                refused(client.post("/v1/admin/reload", headers=headers), "forbidden")
+            for headers in (
+                {},
+                {"origin": "http://testserver", "sec-fetch-site": "same-origin"},
+            ):
+                assert client.post("/v1/admin/reload", headers=headers).status_code == 200
+            assert client.get("/healthz", headers={"origin": "https://x.example"}).is_success
+
+    def test_who_asks_whether_it_lives_is_always_answered(self, paths: dict[str, Path]) -> None:
+        limits = ServiceLimits(requests_per_second=0.01, burst=1)
+        with TestClient(create_app(paths["conversion"], limits=limits)) as client:
+            assert client.get("/v1/items/i20/similar").status_code == 409
+            refused(client.get("/v1/items/i20/similar"), "rate_limited")
+            for _ in range(3):
+                assert client.get("/healthz").status_code == 200
+
     def test_the_log_holds_no_personal_data(
         self, clients: dict[str, TestClient], caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -574,6 +600,23 @@ class TestReload:
             assert "damaged: model.safetensors" in error["message"]
             assert client.get("/readyz").json() == second
             assert len(listed(asked(client, users=["u20"]))) == 10
+            counted = client.get("/metrics").text
+            assert 'funnelrec_reloads_total{result="refused"} 1.0' in counted
+
+    def test_any_failure_leaves_the_old_one(
+        self, paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        app = create_app(paths["conversion"])
+        with TestClient(app, client=("127.0.0.1", 50000)) as client:
+            before = client.get("/readyz").json()
+
+            def full(*args: Any, **kwargs: Any) -> None:
+                raise MemoryError
+
+            monkeypatch.setattr(app.state.service, "load", full)
+            error = refused(client.post("/v1/admin/reload"), "artifact_refused")
+            assert error["message"] == "unexpected MemoryError while the artifact was loaded."
+            assert client.get("/readyz").json() == before
             counted = client.get("/metrics").text
             assert 'funnelrec_reloads_total{result="refused"} 1.0' in counted
 

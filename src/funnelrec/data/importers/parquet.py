@@ -60,13 +60,13 @@ def _parquet(file: Path, notes: Notes, *, needed: tuple[str, ...]) -> pl.DataFra
         if not (dtype.is_integer() or dtype == pl.String):
             raise DataError(f"{file}: {column} must hold integers or text, got {dtype}.")
         if dtype.is_integer():
-            frame = frame.with_columns(pl.col(column).cast(pl.Int64))
+            frame = frame.with_columns(_in_64_bits(frame[column], file))
     if BEHAVIOR in known:
         frame = frame.with_columns(pl.col(BEHAVIOR).cast(pl.String))
     if TIMESTAMP in known:
         dtype = frame.schema[TIMESTAMP]
         if dtype.is_integer():
-            frame = frame.with_columns(pl.col(TIMESTAMP).cast(pl.Int64))
+            frame = frame.with_columns(_in_64_bits(frame[TIMESTAMP], file))
         elif dtype == pl.Date or isinstance(dtype, pl.Datetime):
             if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
                 utc = pl.col(TIMESTAMP).dt.convert_time_zone("UTC").dt.replace_time_zone(None)
@@ -75,3 +75,12 @@ def _parquet(file: Path, notes: Notes, *, needed: tuple[str, ...]) -> pl.DataFra
         else:
             raise DataError(f"{file}: timestamp must hold whole numbers or dates, got {dtype}.")
     return frame.select(known)
+
+
+def _in_64_bits(column: pl.Series, file: Path) -> pl.Series:
+    values = column.cast(pl.Int64, strict=False)
+    if values.null_count():
+        raise DataError(
+            f"{file}: {column.name} must be below 2**63, got {column.filter(values.is_null())[0]}."
+        )
+    return values

@@ -173,7 +173,8 @@ def fit_ranker(
         "min_data_in_leaf": settings.least_rows,
         "feature_fraction": 0.5,
         "bagging_fraction": 0.7,
-        "bagging_freq": 1,
+        # Of a single row nothing would be left.
+        "bagging_freq": int(len(lists.features) > 1),
         "lambda_l2": 5.0,
         "max_bin": 63,
         "seed": derived_seed(seed, "trees") % 2**31,

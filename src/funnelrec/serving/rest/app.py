@@ -122,6 +122,14 @@ class Service:
                 self.metrics.reloaded("refused")
                 LOG.warning(json.dumps({"event": "reload", "result": "refused"}))
                 raise ServiceError("artifact_refused", str(error)) from error
+            except Exception as error:
+                # Not foreseen, such as too little memory for both: the old one goes on, too.
+                kind = type(error).__name__
+                self.metrics.reloaded("refused")
+                LOG.warning(json.dumps({"event": "reload", "result": "refused", "error": kind}))
+                raise ServiceError(
+                    "artifact_refused", f"unexpected {kind} while the artifact was loaded."
+                ) from error
             self.engine = new
             self.metrics.reloaded("loaded")
             LOG.info(json.dumps({"event": "reload", "artifact": new.artifact.digest[:_DIGITS]}))

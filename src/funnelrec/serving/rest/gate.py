@@ -25,7 +25,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOG = logging.getLogger("funnelrec.service")
 ADMIN = "/v1/admin/"
 # Answered without a key: a supervisor asks them, and they tell nothing of anybody.
-OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")
+PROBES = ("/healthz", "/readyz")
+OPEN = (*PROBES, "/docs", "/openapi.json")
+_SAFE = ("GET", "HEAD", "OPTIONS")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MOST_CLIENTS = 10_000
 
@@ -156,9 +158,12 @@ class Gate:
                     "the Host header must name this machine (localhost or 127.0.0.1); a service "
                     "that others may reach needs an API key.",
                 )
+        if (self._hosts or path.startswith(ADMIN)) and scope["method"] not in _SAFE:
+            _refuse_other_sites(headers)
         owner = self._keys.who(_shown_key(headers)) if self._keys else None
-        # Requests with a wrong key use up the bucket of where they come from.
-        wait = self._buckets.take(owner or client, time.monotonic())
+        # Requests with a wrong key use up the bucket of where they come from; whoever asks whether
+        # the service lives is answered, or a flood would have it restarted.
+        wait = 0.0 if path in PROBES else self._buckets.take(owner or client, time.monotonic())
         if wait:
             raise ServiceError(
                 "rate_limited",
@@ -266,3 +271,15 @@ def _fault(error: Exception, request_id: str) -> dict[str, Any]:
         "kind": type(error).__name__,
         "where": frames[-8:],
     }
+
+
+def _refuse_other_sites(headers: dict[bytes, bytes]) -> None:
+    """Refuse what a page of another site made a browser on this machine send.
+
+    A browser says where a request comes from; programs do not, and are let through.
+    """
+    origin = headers.get(b"origin")
+    own = headers.get(b"host", b"").lower()
+    foreign = origin is not None and origin.lower().partition(b"://")[2] != own
+    if foreign or headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
+        raise ServiceError("forbidden", "ask from a page of the service itself, or without a page.")

@@ -26,6 +26,8 @@ from funnelrec.serving.rest.settings import Keys, ServiceLimits, check_address, 
 _BACKLOG = 2048
 _KEEP_ALIVE = 30
 _LAST_REQUESTS = 30
+# Seconds beyond it until a worker that does not end is killed.
+_GRACE = 5
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -207,22 +209,45 @@ class _Herd:
         with tempfile.TemporaryDirectory(prefix="funnelrec-metrics-") as folder:
             os.environ[SHARED] = folder
             try:
-                self._workers = [self._start() for _ in range(self._size)]
+                for _ in range(self._size):
+                    if not self._ending:
+                        self._workers.append(self._start())
                 while not self._ending:
                     time.sleep(0.2)
-                    for place, worker in enumerate(self._workers):
-                        if not worker.is_alive() and not self._ending:
-                            logging.getLogger("funnelrec.service").warning(
-                                json.dumps({"event": "worker", "exit": worker.exitcode})
-                            )
-                            time.sleep(1)
-                            self._workers[place] = self._start()
-                for worker in self._workers:
-                    worker.join()
+                    self._look_after()
+                self._stop()
             finally:
                 del os.environ[SHARED]
                 for number, handler in before.items():
                     signal.signal(number, handler)
+
+    def _look_after(self) -> None:
+        """Start again what died, unless everything is to end."""
+        from prometheus_client.multiprocess import mark_process_dead
+
+        for place, worker in enumerate(self._workers):
+            if worker.is_alive() or self._ending:
+                continue
+            logging.getLogger("funnelrec.service").warning(
+                json.dumps({"event": "worker", "exit": worker.exitcode})
+            )
+            # Requests that it had in flight are no longer.
+            mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+            time.sleep(1)
+            # Told to end while it waited: a new one would be stopped by nobody.
+            if not self._ending:
+                self._workers[place] = self._start()
+
+    def _stop(self) -> None:
+        """End the workers, also one that was being started when the signal came."""
+        for worker in self._workers:
+            worker.terminate()
+        last = time.monotonic() + _LAST_REQUESTS + _GRACE
+        for worker in self._workers:
+            worker.join(max(0.0, last - time.monotonic()))
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
 
     def _start(self) -> BaseProcess:
         worker = self._context.Process(target=_work, args=(self._plan, self._listening))
@@ -231,8 +256,6 @@ class _Herd:
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         self._ending = True
-        for worker in self._workers:
-            worker.terminate()
 
     def _reload(self, number: int, frame: FrameType | None) -> None:
         for worker in self._workers:
