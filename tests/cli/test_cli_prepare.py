@@ -289,6 +289,10 @@ def test_a_log_of_purchases_alone_warns(tmp_path: Path) -> None:
             ["--split", "time", "--test-from", "9", "--test-fraction", "0.1"],
             "--test-fraction cannot be combined with --test-from; leave one of them out.",
         ),
+        (
+            ["--split", "given", "--no-validation", "--holdout-minimum", "2"],
+            "--no-validation cannot be combined with --holdout-minimum; leave one of them out.",
+        ),
         (["--validation-count", "0"], "LeaveOneOut: validation_count: must be greater than"),
         (["--validation-count", "5000"], "validation_count=5000 asks for more users than the"),
         (["--columns", "user_id"], "--columns must be name=value pairs, got 'user_id'."),

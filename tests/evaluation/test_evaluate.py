@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -455,3 +456,21 @@ def test_ties_hold_in_blocks_of_every_size(tiny_dataset: Dataset) -> None:
         for budget in (1, 40, 80, 120, 59 * 40, 2**20)
     ]
     assert all(result.equals(results[0]) for result in results[1:])
+
+
+def test_no_list_is_longer_than_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_dataset(2, 4, purchases=[(0, 0), (1, 0), (0, 1), (1, 2)], test=[(0, 2), (1, 3)])
+    scorer = MatrixScorer([[9, 8, 1, 0], [9, 2, 8, 3]])
+    evaluation = sys.modules["funnelrec.evaluation.evaluate"]
+    plain, asked = vars(evaluation)["block_top_k"], list[int]()
+
+    def watched(block: Any, users: Any, k: int, removed: Any) -> Any:
+        asked.append(k)
+        return plain(block, users, k, removed)
+
+    monkeypatch.setattr(evaluation, "block_top_k", watched)
+    whole = evaluate(scorer, data, k=4).slices["overall"]
+    more = evaluate(scorer, data, k=10**9).slices["overall"]
+    assert asked == [4, 4]
+    for name in ("coverage", "gini", "novelty", "popularity_lift"):
+        assert more[f"{name}@{10**9}"] == whole[f"{name}@4"]

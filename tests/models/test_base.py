@@ -20,6 +20,7 @@ from torch import Tensor
 from funnelrec.common.config import Config
 from funnelrec.common.errors import (
     CapabilityError,
+    CapacityError,
     ConfigError,
     DataError,
     NotFittedError,
@@ -209,6 +210,13 @@ class TestConstruction:
         assert resolve_device("auto").type == "cpu"
         with pytest.raises(ConfigError, match="'cuda' was asked for, and there is no GPU; use cpu"):
             resolve_device("cuda")
+
+    def test_gpus_are_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        assert resolve_device("cuda:1") == torch.device("cuda:1")
+        with pytest.raises(ConfigError, match="'cuda:2' was asked for, and there are 2 GPUs"):
+            resolve_device("cuda:2")
 
 
 class TestFit:
@@ -562,3 +570,19 @@ def test_what_became_of_timestamps_is_in_the_protocol() -> None:
     assert told[1] == (f"timestamps: none, so {type(model).undated}",)
     plain = create_model("popularity", device="cpu").fit(data)
     assert evaluate(plain, data).protocol.inputs == ()
+
+
+def test_too_little_memory_is_not_a_damaged_file(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = create_model("popularity", device="cpu").fit(tiny_dataset)
+    fitted.save(tmp_path / "model.safetensors")
+
+    def full(*args: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    monkeypatch.setattr(type(fitted), "_restore", full)
+    with pytest.raises(CapacityError, match="there is no memory to load"):
+        create_model("popularity", device="cpu").restore(
+            tmp_path / "model.safetensors", tiny_dataset.training
+        )

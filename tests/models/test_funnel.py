@@ -367,3 +367,12 @@ def test_a_committee_averages_its_rankers() -> None:
     # None of the three decides alone.
     spreads = [scale * one.std() for scale, one in zip(part.scales, scores, strict=True)]
     assert max(spreads) < 3 * min(spreads)
+
+
+def test_a_log_with_hardly_a_touch_is_served() -> None:
+    rows = [(user, item) for user in range(2) for item in range(4)]
+    bought = Interactions.from_pairs(*zip(*rows, strict=True), n_users=2, n_items=7)
+    view = Interactions.from_pairs([0, 1], [5, 6], n_users=2, n_items=7)
+    data = make_dataset({"view": view, "purchase": bought})
+    scores = create_model("funnel", config=SMALL, device="cpu").fit(data).score([0, 1])
+    assert np.isfinite(scores.numpy()).all()

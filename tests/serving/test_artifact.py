@@ -317,7 +317,7 @@ def test_an_artifact_that_is_exported_again_while_it_is_read_is_read_anew(
         )
     place = tmp_path / "artifact"
     export(runs[0], place, metrics="none")
-    plain, swapped = artifacts.load_training, list[int]()
+    plain, swapped = vars(artifacts)["load_training"], list[int]()
 
     def swap(*args: Any) -> Any:
         found = plain(*args)

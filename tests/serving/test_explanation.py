@@ -13,7 +13,7 @@ from browser import WIDTHS, check_offline, needs_browser
 from evidence_models import Closed, against
 from funnelrec.common.errors import MissingExtraError, UsageError
 from funnelrec.data.dataset import Dataset
-from funnelrec.serving import explain, hesitations
+from funnelrec.serving import explain, hesitations, plots
 
 
 @pytest.fixture
@@ -124,3 +124,26 @@ def test_a_missing_package_names_the_group(
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_opens_without_a_network(model: Closed, width: int, tmp_path: Path) -> None:
     check_offline(explain(model, "u7").save(tmp_path / "u7.html"), width=width, plots=1)
+
+
+def test_identifiers_are_no_formulas_in_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    names = [r"x$_$", r"$\frac$", "$5 off$"]
+    candidates = pl.DataFrame(
+        {
+            "item_id": names,
+            "confidence": [0.5, 0.4, 0.3],
+            "weight": [0.4, 0.3, 0.2],
+            "label": ["hesitation", None, "weak_interest"],
+        }
+    )
+    competitors = pl.DataFrame(
+        {"item_id": names, "competitor_id": names[::-1], "evidence": [0.1, 0.2, 0.3]}
+    )
+    drawing = plots._drawing("$u_$", candidates, competitors)
+    drawing.canvas.draw()
+    left, right = drawing.axes[:2]
+    shown = [label.get_text() for label in (*left.get_yticklabels(), *right.get_xticklabels())]
+    assert sum(r"\$5 off\$" in text for text in shown) == 2
+    plots.save_evidence_plot("$u_$", candidates, competitors, tmp_path / "ev.png")
+    assert (tmp_path / "ev.png").stat().st_size > 5000

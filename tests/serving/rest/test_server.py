@@ -247,7 +247,7 @@ def test_told_to_end_at_any_moment_no_worker_is_left(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(herd, "_start", start)
-    monkeypatch.setattr(server.time, "sleep", slept)
+    monkeypatch.setattr(vars(server)["time"], "sleep", slept)
     herd.run()
     assert len(made) == (1 if moment == "while the first start" else 2)
     assert not any(worker.is_alive() for worker in made)
