@@ -327,9 +327,13 @@ def test_an_older_demo_is_replaced_and_other_folders_are_not(tmp_path: Path) -> 
         )
 
     again(0)
-    (out / "left-over").touch()
+    (out / "recommendations-older.parquet").touch()
     again(1)
-    assert not (out / "left-over").exists()
+    assert not (out / "recommendations-older.parquet").exists()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"would be replaced, and holds notes\.txt, which"):
+        again(2)
+    assert (out / "notes.txt").read_text() == "mine"
     assert json.loads((out / "demo.json").read_text())["seed"] == 1
 
     other = tmp_path / "photos"
