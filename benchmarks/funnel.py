@@ -27,6 +27,7 @@ from typing import Any
 import polars as pl
 import torch
 
+import simple_search
 from funnelrec.common.columns import USER
 from funnelrec.comparison.jobs import read_record
 from funnelrec.data import prepare, read_events, simulate_shop
@@ -40,7 +41,6 @@ from reproduction import OWN, ROOT, SEARCH, SEEDS, append, between, finished, ke
 
 RESULTS = ROOT / "benchmarks/results/funnel.jsonl"
 REPRODUCED = ROOT / "benchmarks/results/reproduction.jsonl"
-SIMPLE = ROOT / "benchmarks/results/simple_search.jsonl"
 PAGE = ROOT / "docs/comparison.md"
 DATASETS = ("taobao15k", "taobao48k_no_view", "tmall41k_no_view")
 METRICS = ("users", "hr@10", "ndcg@10")
@@ -208,14 +208,8 @@ def run(names: list[str], seeds: list[int], work: Path | None) -> None:
 
 def tuned(dataset: str, model: str) -> dict[str, Any]:
     """Return the settings of the best trial on validation that the search of simple models made."""
-    rows = [
-        row
-        for row in finished(SIMPLE).values()
-        if (row["dataset"], row["model"]) == (dataset, model) and row.get("metrics")
-    ]
-    if not rows:
-        return {}
-    return dict(max(rows, key=lambda row: row["metrics"]["overall"]["ndcg@10"])["settings"])
+    rows = simple_search.trials().get((dataset, model))
+    return dict(rows[0]["settings"]) if rows else {}
 
 
 def selected(dataset: str, model: str, seed: int) -> dict[str, Any]:

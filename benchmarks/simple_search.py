@@ -86,6 +86,17 @@ def validated(model: Any, dataset: Any) -> dict[str, Any]:
     }
 
 
+def trials() -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Return the trials that gave figures by data set and model, the best on validation first."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in finished(RESULTS).values():
+        if row.get("metrics"):
+            found.setdefault((row["dataset"], row["model"]), []).append(row)
+    for rows in found.values():
+        rows.sort(key=lambda row: -row["metrics"]["overall"][METRIC])
+    return found
+
+
 def table() -> None:
     """Print the best trial of every model, of its longest search."""
     rows = [row for row in finished(RESULTS).values() if "validation" in row]

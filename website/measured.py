@@ -237,19 +237,15 @@ def _words(settings: dict[str, Any]) -> str:
 
 def validation_table(model: str) -> str:
     """Return what the best trial of a search on validation gave; empty if none was recorded."""
-    trials: dict[str, list[Row]] = defaultdict(list)
-    for row in finished(simple_search.RESULTS).values():
-        if row["model"] == model and row.get("metrics"):
-            trials[row["dataset"]].append(row)
+    trials = {name: rows for (name, of), rows in simple_search.trials().items() if of == model}
     if not trials:
         return ""
-    metric = simple_search.METRIC
     lines = [
         f"| data set | trials | settings of the best | {' | '.join(LINES)} |",
         "|---" * (len(LINES) + 3) + "|",
     ]
     for name, rows in trials.items():
-        best = max(rows, key=lambda row: row["metrics"]["overall"][metric])
+        best = rows[0]
         values = [best["metrics"][line] for line in LINES]
         cells = [f"{value['hr@10']:.4f} / {value['ndcg@10']:.4f}" for value in values]
         settings = _words(_own(model, best["settings"]))

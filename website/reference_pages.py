@@ -64,7 +64,7 @@ INTERFACE: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
 _SECTION = re.compile(r"^(?P<title>[A-Z][a-z]+)\n-{3,}\n", re.MULTILINE)
 _LISTED = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Warns")
 _IMPLIED = ("self", "cls")
-KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def reference_pages() -> dict[str, str]:
@@ -100,8 +100,8 @@ def signature(found: Callable[..., Any], name: str) -> str:
     ]
     kinds = [one.kind for one in taken]
     shown = [_parameter(one) for one in taken]
-    if KEYWORD in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
-        shown.insert(kinds.index(KEYWORD), "*")
+    if _KEYWORD in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        shown.insert(kinds.index(_KEYWORD), "*")
     short = f"{name}({', '.join(shown)})"
     if len(short) <= 90:
         return short

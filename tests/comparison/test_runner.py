@@ -436,7 +436,7 @@ def test_a_training_that_was_whole_when_its_process_broke_down_stays(
     assert record.test["overall"]["users"]
 
 
-def test_an_error_nobody_foresaw_stops_no_other_training_here_either(
+def test_an_error_nobody_foresaw_is_kept_in_short_and_stops_no_other_training(
     source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -450,4 +450,5 @@ def test_an_error_nobody_foresaw_stops_no_other_training_here_either(
     result = compared(source, tmp_path / "out", entries, seeds=1)
     errors = {outcome.entry.model: outcome.record.error for outcome in result.outcomes}
     assert errors == {"conversion": "unexpected RuntimeError: no such kernel", "popularity": None}
+    assert not result.outcomes[0].record.final
     assert "Traceback" in capsys.readouterr().err

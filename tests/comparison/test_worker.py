@@ -52,24 +52,6 @@ def test_a_training_is_kept_as_that_of_its_own_process(source: Path, tmp_path: P
     assert record.test["overall"]["users"] == small_dataset().test.nnz
 
 
-def test_an_error_nobody_foresaw_is_shown_in_full_and_kept_in_short(
-    source: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def broken(*args: Any, **kwargs: Any) -> None:
-        raise ZeroDivisionError("by none")
-
-    monkeypatch.setattr(worker, "execute", broken)
-    do(task(source, tmp_path))
-    assert "Traceback" in capsys.readouterr().err
-    record = read_record(tmp_path / "run")
-    assert record is not None
-    assert record.error == "unexpected ZeroDivisionError: by none"
-    assert not record.final
-
-
 def test_a_search_is_kept_or_its_reason(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,10 @@ import torch
 
 from evidence_models import Closed, registered
 from funnelrec.common.errors import CapabilityError, DataError, TrainingDivergedError, UsageError
+from funnelrec.comparison import runner, search
+from funnelrec.comparison.demo import MARKER
 from funnelrec.data import Dataset, prepare, read_events, simulate_shop
+from funnelrec.data.dataset import MANIFEST
 from funnelrec.evaluation.conversion_calibration import calibrate_conversion
 from funnelrec.evaluation.evidence import EvidenceModel, PairEvidence
 from funnelrec.models import Recommender, create_model
@@ -29,6 +32,7 @@ from funnelrec.models.runs import (
     load_run,
     train_run,
 )
+from funnelrec.serving import artifact
 from funnelrec.training.progress import LineReporter
 
 SMALL: dict[str, Any] = {"dim": 8, "epochs": 6, "batch_size": 64, "learning_rate": 0.02}
@@ -375,3 +379,15 @@ def test_damaged_calibrations(train: Callable[..., Run], tmp_path: Path) -> None
                 load_run(tmp_path / "run")
     # The record alone can be read whatever the model is.
     assert load_record(tmp_path / "run").model == "closed"
+
+
+@pytest.mark.parametrize(
+    "marker", [MANIFEST, artifact.RECORD, runner.HEADER, search.HEADER, MARKER]
+)
+def test_the_folder_of_something_else_is_no_place_for_a_run(
+    marker: str, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / marker).write_text("{}")
+    with pytest.raises(UsageError, match=rf"holds a.* \({marker}\); name another folder"):
+        train_run(tiny_dataset, create_model("popularity"), tmp_path, source=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [marker]

@@ -137,11 +137,12 @@ def resumable_folder(path: str | Path, *, marker: str, ours: Sequence[str]) -> I
     make_folder(unfinished)
     try:
         yield unfinished
-        _check_replaceable(path, marker, ours)
-        _publish(unfinished, path)
     except Exception:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+    # If it cannot take its place, the work is done all the same and stays for the next call.
+    _check_replaceable(path, marker, ours)
+    _publish(unfinished, path)
 
 
 def _followed(path: str | Path) -> Path:
@@ -217,8 +218,8 @@ def make_folder(path: str | Path) -> Path:
 def alone(folder: Path, doing: str) -> Iterator[None]:
     """Let no second process do the same in a folder at the same time.
 
-    The system gives the lock back when a process ends, however it ends. Where it has no such locks
-    (Windows), nothing is held.
+    The system gives the lock back when a process ends, however it ends. Where there are no such
+    locks (Windows, some network file systems), nothing is held.
 
     Raises
     ------
@@ -228,13 +229,18 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    with _naming(folder), (folder / ".lock").open("w") as held:
+    with _naming(folder):
+        held = (folder / ".lock").open("w")
+    with held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
                 f"{doing} in {folder} at this moment; wait for it, or name another folder."
             ) from error
+        except OSError:
+            # A file system without locks.
+            pass
         yield
 
 

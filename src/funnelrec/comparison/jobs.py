@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -199,6 +200,27 @@ def execute(
     keep(record, folder, tables)
     shutil.rmtree(work, ignore_errors=True)
     return record
+
+
+def attempt(job: Job, dataset: Dataset, folder: Path, work: Path, **options: Any) -> JobRecord:
+    """Execute a job; an error that nobody foresaw is shown in full, kept in one line, and no more.
+
+    So it stops no other training. Its checkpoints stay, because it may pass.
+
+    Parameters
+    ----------
+    job, dataset, folder, work, options
+        As :func:`execute` takes them.
+    """
+    try:
+        return execute(job, dataset, folder, work, **options)
+    except Exception as error:
+        traceback.print_exc()
+        kind = type(error).__name__
+        scope: MemoryScope | None = "process of its own" if options.get("own_process") else None
+        record = failed(job, f"unexpected {kind}: {error}", kind, scope)
+        keep(record, folder)
+        return record
 
 
 def keep(record: JobRecord, folder: Path, tables: Mapping[str, Any] | None = None) -> None:

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from funnelrec.comparison.jobs import (
     Job,
     JobRecord,
     Perturbation,
-    execute,
+    attempt,
     failed,
     keep,
     read_record,
@@ -674,22 +673,14 @@ class _Runner:
         return Outcome(step.entry, record, folder, step.point)
 
     def _here(self, job: Job, folder: Path) -> JobRecord:
-        try:
-            return execute(
-                job,
-                self.dataset,
-                folder,
-                self.out / WORK / job.name,
-                device=self.device,
-                progress=self.progress,
-            )
-        except Exception as error:
-            # Not foreseen; it stops no other training, as in a process of its own.
-            traceback.print_exc()
-            kind = type(error).__name__
-            record = failed(job, f"unexpected {kind}: {error}", kind)
-            keep(record, folder)
-            return record
+        return attempt(
+            job,
+            self.dataset,
+            folder,
+            self.out / WORK / job.name,
+            device=self.device,
+            progress=self.progress,
+        )
 
     def _in_process(self, job: Job, folder: Path) -> JobRecord:
         code = self._worker(

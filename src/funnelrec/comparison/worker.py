@@ -11,14 +11,13 @@ import json
 import os
 import sys
 import threading
-import traceback
 from pathlib import Path
 from typing import Any
 
 from funnelrec.common.errors import FunnelrecError
 from funnelrec.common.files import write_json
 from funnelrec.common.memory import prefer_huge_pages
-from funnelrec.comparison.jobs import Job, execute, failed, keep
+from funnelrec.comparison.jobs import Job, attempt
 from funnelrec.comparison.search import Trial, tune
 from funnelrec.data.dataset import Dataset
 
@@ -35,7 +34,7 @@ def do(task: dict[str, Any]) -> None:
     ----------
     task
         ``dataset`` (folder), its ``fingerprint``, ``threads``, and either ``run`` (arguments of
-        :func:`funnelrec.comparison.jobs.execute`) or ``search`` (those of
+        :func:`funnelrec.comparison.jobs.attempt`) or ``search`` (those of
         :func:`funnelrec.comparison.search.tune`).
 
     Raises
@@ -56,13 +55,7 @@ def do(task: dict[str, Any]) -> None:
     arguments = task["run"]
     job = Job.model_validate(arguments.pop("job"))
     folder, work = Path(arguments.pop("folder")), Path(arguments.pop("work"))
-    try:
-        execute(job, dataset, folder, work, own_process=True, **arguments)
-    except Exception as error:
-        # Not foreseen: shown in full here, kept in one line there.
-        traceback.print_exc()
-        kind = type(error).__name__
-        keep(failed(job, f"unexpected {kind}: {error}", kind, "process of its own"), folder)
+    attempt(job, dataset, folder, work, own_process=True, **arguments)
 
 
 def search_for(dataset: Dataset, arguments: dict[str, Any]) -> None:

@@ -84,9 +84,9 @@ def behavior_text(raw: RawLog) -> pl.Series:
         )
     if series.dtype.is_float():
         # pandas turns integer codes into floats as soon as one is missing, and that one into NaN.
-        series = series.fill_nan(None)
+        series = series.set(~series.is_finite().fill_null(value=True), None)
         known = series.drop_nulls()
-        if (known == known.round()).all() and known.is_finite().all():
+        if (known == known.round()).all():
             series = series.cast(pl.Int64, strict=False)
     return series.cast(pl.String)
 

@@ -278,23 +278,22 @@ def load_artifact(path: str | Path, *, device: str = "auto") -> Artifact:
         If the model is not known here, or has other settings than this release knows.
     """
     path = Path(path)
-    for last in (*[False] * (_TRIES - 1), True):
-        record = load_artifact_record(path)
-        digest = _sha256(path / RECORD)
+    for _ in range(_TRIES):
+        digest = _digest(path)
         try:
-            artifact = _loaded(path, record, digest, device)
+            artifact = _loaded(path, load_artifact_record(path), digest, device)
         except DataError:
-            if last or _same(path, digest):
+            if _digest(path) == digest:
                 raise
-            continue
-        if _same(path, digest):
-            return artifact
+        else:
+            if _digest(path) == digest:
+                return artifact
     raise DataError(f"the artifact {path} was exported again while it was read; load it again.")
 
 
-def _same(path: Path, digest: str) -> bool:
-    """Return whether the record is still the one that was read first."""
-    return (path / RECORD).is_file() and _sha256(path / RECORD) == digest
+def _digest(path: Path) -> str:
+    """Return the checksum of an artifact's record, which has those of all its files."""
+    return _sha256(path / RECORD) if (path / RECORD).is_file() else ""
 
 
 def _loaded(path: Path, record: ArtifactRecord, digest: str, device: str) -> Artifact:

@@ -46,9 +46,9 @@ class Funnel(Recommender[FunnelSettings]):
         P(i \mid k, u) = \frac{e^{s_k f_k(x_{ui})}}{\sum_{j \in C_k(u)} e^{s_k f_k(x_{uj})}}
 
     with candidates :math:`C_1(u)`, all items the user touched and did not buy, and
-    :math:`C_0(u)`, a pool of untouched items proposed by neighborhoods and a spectral filter of
-    the interaction graph. What the pool misses shares :math:`P(0 \mid u)(1 - q)` by popularity,
-    where q is how often pools held the purchase.
+    :math:`C_0(u)`, a pool of untouched items that neighborhoods propose, and a spectral filter of
+    the interaction graph helps to order. What the pool misses shares
+    :math:`P(0 \mid u)(1 - q)` by popularity, where q is how often pools held the purchase.
 
     - :math:`f_k` are a committee of gradient-boosted trees on features x of the pair:
       see :class:`TouchedFeatures` and :func:`untouched_features`.
