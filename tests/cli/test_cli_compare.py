@@ -85,7 +85,7 @@ def test_control_c_says_how_to_go_on(
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("funnelrec.comparison.runner.execute", interrupted)
+    monkeypatch.setattr("funnelrec.comparison.runner.attempt", interrupted)
     words = ("--models", "popularity", "--out", tmp_path / "out", *HERE)
     assert funnelrec("compare", folder / "dataset", *words, code=130).stderr.splitlines()[-1] == (
         "error: interrupted; the same command goes on without repeating a finished training."
