@@ -21,6 +21,11 @@ means something on an idle machine alone. One line each is added to benchmarks/r
 evaluation: the processor seconds to the state that is best on validation, and that state's figures
 on test. The LightGCN of RecBole and of PyG is looked at every fourth epoch, `implicit` is trained
 anew for several numbers of iterations. Seconds of looking are not counted.
+
+``--whole`` trains RMBRec to its end, the released code and then ours, each by its own rule of
+stopping on validation, which are counted::
+
+    python benchmarks/peers.py --whole --release RMBREC_FOLDER --python PEERS/bin/python --threads 1
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ import json
 import os
 import platform
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -65,8 +71,10 @@ NAMES = (
     "implicit-bpr",
 )
 DIM, LAYERS, PAIRS, USERS = 64, 3, 2048, 1024
+WHOLE = ("rmbrec-release", "funnelrec-rmbrec")
 # Iterations of implicit, of which validation chooses.
 ALS_ROUNDS, BPR_ROUNDS = (5, 10, 15, 30), (25, 50, 100, 200, 400)
+TIMES = ("ru_utime", "ru_stime")
 # Model and settings of ours: batches of the original, or those of the default.
 OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "funnelrec-rmbrec": ("rmbrec", {"batch_size": USERS, "rounds": 1}),
@@ -215,6 +223,28 @@ epochs, processor = ([b - a for a, b in zip(part, part[1:])] for part in zip(*no
 print(json.dumps({"built": built, "epochs": epochs, "cpu": processor,
     "version": "this", "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 """
+WHOLE_OURS = """
+import json, resource, sys, time, torch
+from funnelrec.common.memory import prefer_huge_pages
+prefer_huge_pages()
+torch.set_num_threads(int(sys.argv[2]))
+from funnelrec.data.dataset import Dataset
+from funnelrec.evaluation import evaluate
+from funnelrec.models import create_model
+data = Dataset.load(sys.argv[1])
+began, spent = time.perf_counter(), time.process_time()
+model = create_model("rmbrec", device="cpu").fit(data)
+total, processor = time.perf_counter() - began, time.process_time() - spent
+history = model.history
+found = {"best_at": history.best_epoch, "of": len(history.records), "stopped": history.stopped,
+    "seconds_to_best": history.records[history.best_epoch - 1].seconds, "seconds": total,
+    "processor_seconds": processor}
+for split in ("validation", "test"):
+    overall = evaluate(model, data, split=split, beyond_accuracy=False).slices["overall"]
+    found[split] = {name: overall[name] for name in ("hr@10", "ndcg@10")}
+print(json.dumps({**found, "version": "this",
+    "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+"""
 
 
 def write_release(dataset: Dataset, folder: Path) -> None:
@@ -303,6 +333,81 @@ def run_release(release: Path, python: str, folder: Path, epochs: int) -> dict[s
         "peak": peak,
         "version": commit(release),
     }
+
+
+def whole_release(release: Path, python: str, folder: Path) -> dict[str, Any]:
+    """Run the released code to its own end; read what it logs of its best epoch."""
+    command = [python, str(release / "main.py"), "--data_name=taobao", "--device=cpu"]
+    began = time.perf_counter()
+    spent_before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ends: list[float] = []
+    way: list[dict[str, dict[str, float]]] = []
+    with subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            seen = re.search(r"(validate|test) (\d+) cost time", line)
+            if seen is None:
+                continue
+            pairs = re.findall(r"'(\w+@10)': (?:np\.float64\()?([0-9.]+)", line)
+            figures = {name.replace("hit", "hr"): float(value) for name, value in pairs}
+            if seen[1] == "validate":
+                way.append({"validation": figures})
+            else:
+                way[-1]["test"] = figures
+                ends.append(time.perf_counter() - began)
+                print(f"epoch {seen[2]}, {ends[-1]:.0f} s: {way[-1]}", flush=True)
+    total = time.perf_counter() - began
+    if process.returncode or not ends:
+        raise SystemExit(f"the released code ended after {len(ends)} epochs.")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Its rule: the first epoch of the highest HR@10 on validation; 21 epochs without one end it.
+    best = max(range(len(way)), key=lambda number: way[number]["validation"]["hr@10"])
+    spent = sum(getattr(used, part) - getattr(spent_before, part) for part in TIMES)
+    return {
+        "best_at": best + 1,
+        "of": len(way),
+        "stopped": "by its own rule",
+        "seconds_to_best": ends[best],
+        "seconds": total,
+        "processor_seconds": spent,
+        **way[best],
+        "version": commit(release),
+        "peak": used.ru_maxrss * 1024,
+    }
+
+
+def whole(dataset: Dataset, arguments: argparse.Namespace, folder: Path) -> None:
+    """Train RMBRec to its end, theirs and ours, and add a line for each."""
+    peer, threads = arguments.python or sys.executable, str(arguments.threads)
+    for name in WHOLE:
+        if name not in arguments.only:
+            continue
+        if name == "rmbrec-release":
+            if arguments.release is None:
+                raise SystemExit("--whole needs --release, the folder of the released RMBRec code.")
+            found = whole_release(arguments.release.resolve(), peer, folder)
+        else:
+            found = run_code(sys.executable, WHOLE_OURS, str(folder / "dataset"), threads)
+        row = {
+            "name": name,
+            "step": "whole",
+            "dataset": "taobao15k",
+            "fingerprint": dataset.fingerprint,
+            "threads": arguments.threads,
+            **{name: rounded(value) for name, value in found.items() if name != "peak"},
+            "peak_gib": round(found["peak"] / 2**30, 2),
+            "version": found["version"] if found["version"] != "this" else __version__,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        }
+        append(RESULTS, row)
+        print(json.dumps(row), flush=True)
+
+
+def rounded(value: Any) -> Any:
+    """Return seconds to a tenth, anything else as it is."""
+    return round(value, 1) if isinstance(value, float) else value
 
 
 def commit(folder: Path) -> str:
@@ -432,6 +537,7 @@ def main() -> None:
     parser.add_argument("--python", help="Interpreter of the peers' environment.")
     parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES)
     parser.add_argument("--accuracy", action="store_true", help="Train peers on, and rank by them.")
+    parser.add_argument("--whole", action="store_true", help="Train RMBRec to its end.")
     parser.add_argument("--epochs", type=int, default=2, help="Epochs of each.")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--share", type=int, default=1, help="PyG: one in so many batches.")
@@ -447,6 +553,9 @@ def main() -> None:
         write_pairs(dataset, folder)
         if arguments.accuracy:
             accurate(dataset, arguments, folder)
+            return
+        if arguments.whole:
+            whole(dataset, arguments, folder)
             return
         for name in arguments.only:
             if name == "rmbrec-release" and arguments.release is None:
