@@ -34,7 +34,8 @@ def cases(draw: st.DrawFn) -> tuple[list[Adjacency], list[Tensor], list[Tensor],
         for n in (n_users, n_items)
     ]
     rows = [
-        torch.randint(n, (len(graphs), draw(st.integers(0, 9))), generator=generator)
+        # Few, and so many that each comes several times.
+        torch.randint(n, (len(graphs), draw(st.integers(0, 40))), generator=generator)
         for n in (n_users, n_items)
     ]
     options = {

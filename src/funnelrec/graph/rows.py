@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -20,6 +22,10 @@ from funnelrec.graph.propagation import (
     _normalize_backward_,
     propagate_composed,
 )
+
+# Wanted rows are taken once each where they are at least this share of their table and so many of
+# them remain, at most: fewer hardly repeat, and what repeats little is not worth the numbering.
+_MANY, _DISTINCT = 0.25, 0.6
 
 # Nodes without an edge are left out of the layers where they are at least this share.
 _WORTH = 0.1
@@ -227,6 +233,11 @@ class _Plan:
     normalize: bool
     keep: bool
 
+    @property
+    def share(self) -> int:
+        """What the sum of the layers is divided by."""
+        return self.layers + 1 if self.combine == "mean" else 1
+
     def counts(self, number: int) -> bool:
         """Return whether a layer above 0, by its number from 0, is part of the result."""
         return self.combine != "last" or number == self.layers - 1
@@ -278,6 +289,65 @@ class _Ends:
         return merged.index_add_(0, self.numbers, gradient), self.rows
 
 
+@dataclass(frozen=True, eq=False)
+class _Distinct:
+    """Wanted rows of one side, each once where many come several times.
+
+    Parameters
+    ----------
+    rows
+        What is made of a propagation.
+    numbers
+        Of each wanted row, its place among these; None where they are the wanted rows themselves.
+    gathering
+        Shape ``(len(rows), len(wanted))``: which wanted rows belong to a row. Its product adds up
+        one row after the other; ``index_add_`` takes up to twice as long.
+    """
+
+    rows: Tensor
+    numbers: Tensor | None = None
+    gathering: CsrMatrix | None = None
+
+    @classmethod
+    def of(cls, size: int, wanted: Tensor) -> _Distinct:
+        # On a device the host would have to wait for their number.
+        if wanted.is_cuda or len(wanted) < _MANY * size:
+            return cls(wanted)
+        there = torch.zeros(size, dtype=torch.bool)
+        there[wanted] = True
+        rows, numbers = _numbered(there)
+        if len(rows) > _DISTINCT * len(wanted):
+            return cls(wanted)
+        return cls(rows, numbers[wanted], _gathering(numbers[wanted], len(rows)))
+
+    def made(self, table: Tensor, out: Tensor) -> Tensor:
+        """Return the rows of a table, in ``out`` where they are the wanted ones themselves."""
+        if self.numbers is None:
+            return torch.index_select(table, 0, self.rows, out=out)
+        return table.index_select(0, self.rows)
+
+    def give(self, made: Tensor, out: Tensor) -> None:
+        """Write the wanted rows of what was made."""
+        if self.numbers is not None:
+            torch.index_select(made, 0, self.numbers, out=out)
+        elif out is not made:
+            out.copy_(made)
+
+    def taken(self, gradient: Tensor) -> Tensor:
+        """Return the gradient of what was made from that of the wanted rows."""
+        if self.gathering is None:
+            return gradient
+        return multiply(self.gathering, gradient)
+
+
+def _gathering(numbers: Tensor, rows: int) -> CsrMatrix:
+    spread = sp.csr_array(
+        (np.ones(len(numbers), np.float32), numbers.numpy(), np.arange(len(numbers) + 1)),
+        shape=(len(numbers), rows),
+    )
+    return CsrMatrix.from_scipy(spread.T.tocsr())
+
+
 class _Rows(torch.autograd.Function):
     """As propagation._Propagation, for some rows.
 
@@ -295,40 +365,47 @@ class _Rows(torch.autograd.Function):
         users: Tensor,
         items: Tensor,
     ) -> tuple[Tensor, ...]:
-        outputs = (
-            users.new_empty(*user_rows.shape, users.shape[1]),
-            items.new_empty(*item_rows.shape, items.shape[1]),
-        )
-        ctx.ends, ctx.kept = [], []
-        firsts: tuple[Tensor, ...] = ()
+        tables = users, items
+        outputs = [
+            table.new_empty(*rows.shape, table.shape[1])
+            for table, rows in zip(tables, (user_rows, item_rows), strict=True)
+        ]
+        firsts = [torch.empty_like(output[-1]) for output in outputs]
+        ctx.distinct, ctx.ends, ctx.kept = [], [], []
         for at, compact in enumerate(graphs):
-            totals = outputs[0][at], outputs[1][at]
-            torch.index_select(users, 0, user_rows[at], out=totals[0])
-            torch.index_select(items, 0, item_rows[at], out=totals[1])
-            if at == len(graphs) - 1:
-                firsts = totals[0].clone(), totals[1].clone()
-            if not plan.layers:
-                continue
-            ends = (
-                _Ends.of(compact.graph.to_users, compact.user_places, user_rows[at]),
-                _Ends.of(compact.graph.to_items, compact.item_places, item_rows[at]),
+            distinct = (
+                _Distinct.of(len(users), user_rows[at]),
+                _Distinct.of(len(items), item_rows[at]),
             )
-            units: list[list[tuple[Tensor, Tensor]]] = []
-            for number, layer in enumerate(_layers(compact, plan, users, items, ends, units)):
-                if plan.counts(number):
-                    for total, rows, end in zip(totals, layer, ends, strict=True):
-                        chosen = end.selected(rows, last=number == plan.layers - 1)
-                        if plan.combine == "last":
-                            total.copy_(chosen)
-                        else:
-                            total += chosen
-                if not plan.keep:
-                    units.clear()
-            ctx.ends.append(ends)
-            ctx.kept.append(units)
-        if plan.combine == "mean":
-            for output in outputs:
-                output /= plan.layers + 1
+            places = [output[at] for output in outputs]
+            totals = [
+                side.made(table, place)
+                for side, table, place in zip(distinct, tables, places, strict=True)
+            ]
+            if at == len(graphs) - 1:
+                for side, total, first in zip(distinct, totals, firsts, strict=True):
+                    side.give(total, first)
+            ctx.distinct.append(distinct)
+            if plan.layers:
+                ends = (
+                    _Ends.of(compact.graph.to_users, compact.user_places, distinct[0].rows),
+                    _Ends.of(compact.graph.to_items, compact.item_places, distinct[1].rows),
+                )
+                units: list[list[tuple[Tensor, Tensor]]] = []
+                for number, layer in enumerate(_layers(compact, plan, *tables, ends, units)):
+                    if plan.counts(number):
+                        for total, rows, end in zip(totals, layer, ends, strict=True):
+                            chosen = end.selected(rows, last=number == plan.layers - 1)
+                            if plan.combine == "last":
+                                total.copy_(chosen)
+                            else:
+                                total += chosen
+                    if not plan.keep:
+                        units.clear()
+                ctx.ends.append(ends)
+                ctx.kept.append(units)
+            for side, total, place in zip(distinct, totals, places, strict=True):
+                side.give(total if plan.share == 1 else total.div_(plan.share), place)
         ctx.set_materialize_grads(False)
         ctx.arguments = (graphs, plan, user_rows, item_rows)
         ctx.save_for_backward(users, items)
@@ -336,24 +413,30 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        graphs, plan, user_rows, item_rows = ctx.arguments
+        graphs, plan, *_ = ctx.arguments
         users, items = ctx.saved_tensors
-        numbers = user_rows, item_rows
         if torch.is_grad_enabled():
             return (None, None, None, None, *_second(ctx.arguments, users, items, gradients))
-        share = plan.layers + 1 if plan.combine == "mean" else 1
-        wanted = [
-            table.new_zeros(*rows.shape, table.shape[1]) if gradient is None else gradient / share
-            for gradient, rows, table in zip(gradients[:2], numbers, (users, items), strict=True)
-        ]
         sums: list[Tensor | None] = [None, None]
+        own: list[list[Tensor | None]] = []
         for at, compact in enumerate(graphs):
+            # Of the rows that were made, each once.
+            wanted = [
+                None if gradient is None else side.taken(gradient[at]) / plan.share
+                for gradient, side in zip(gradients[:2], ctx.distinct[at], strict=True)
+            ]
+            own.append(wanted)
             if plan.layers:
                 grad = _pushed_back(
                     compact,
                     plan,
                     (users, items),
-                    [gradient[at] for gradient in wanted],
+                    [
+                        table.new_zeros(len(side.rows), table.shape[1]) if found is None else found
+                        for found, side, table in zip(
+                            wanted, ctx.distinct[at], (users, items), strict=True
+                        )
+                    ],
                     ctx.ends[at],
                     ctx.kept[at],
                 )
@@ -370,16 +453,16 @@ class _Rows(torch.autograd.Function):
             torch.zeros_like(table) if found is None else found
             for found, table in zip(sums, (users, items), strict=True)
         ]
-        for total, gradient, first, rows in zip(
-            totals, wanted, gradients[2:], numbers, strict=True
-        ):
-            of_layer_0 = plan.combine != "last" or not plan.layers
+        of_layer_0 = plan.combine != "last" or not plan.layers
+        for number, (total, first) in enumerate(zip(totals, gradients[2:], strict=True)):
             for at in range(len(graphs)):
-                part = gradient[at] if of_layer_0 else None
+                distinct = ctx.distinct[at][number]
+                part = own[at][number] if of_layer_0 else None
                 if at == len(graphs) - 1 and first is not None:
-                    part = first if part is None else part + first
+                    of_first = distinct.taken(first)
+                    part = of_first if part is None else part + of_first
                 if part is not None:
-                    total.index_add_(0, rows[at], part)
+                    total.index_add_(0, distinct.rows, part)
         return (None, None, None, None, *totals)
 
 
