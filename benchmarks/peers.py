@@ -242,7 +242,8 @@ total, processor = time.perf_counter() - began, time.process_time() - spent
 history = model.history
 found = {"best_at": history.best_epoch, "of": len(history.records), "stopped": history.stopped,
     "seconds_to_best": history.records[history.best_epoch - 1].seconds, "seconds": total,
-    "processor_seconds": processor}
+    "processor_seconds": processor,
+    "settings": model.config.model_dump(mode="json")}
 for split in ("validation", "test"):
     overall = evaluate(model, data, split=split, beyond_accuracy=False).slices["overall"]
     found[split] = {name: overall[name] for name in ("hr@10", "ndcg@10")}
