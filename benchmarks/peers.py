@@ -77,7 +77,6 @@ DIM, LAYERS, PAIRS, USERS = 64, 3, 2048, 1024
 WHOLE = {"rmbrec-release": "", "funnelrec-rmbrec": "", "funnelrec-rmbrec-fast": "fast"}
 # Iterations of implicit, of which validation chooses.
 ALS_ROUNDS, BPR_ROUNDS = (5, 10, 15, 30), (25, 50, 100, 200, 400)
-TIMES = ("ru_utime", "ru_stime")
 # Model and settings of ours: batches of the original, or those of the default.
 OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "funnelrec-rmbrec": ("rmbrec", {"batch_size": USERS, "rounds": 1}),
@@ -295,22 +294,26 @@ def write_pairs(dataset: Dataset, folder: Path) -> None:
     np.save(folder / "shape.npy", np.array(bought.shape))
 
 
-def run_release(release: Path, python: str, folder: Path, epochs: int) -> dict[str, Any]:
-    """Run the released code until some epochs are over; read what it logs."""
-    command = [python, str(release / "main.py"), "--data_name=taobao", "--device=cpu"]
-    began = time.perf_counter()
-    found: list[float] = []
-    spent: list[float] = []
-    first = peak = 0.0
-    # The log goes to stderr among progress bars; the process has no option for fewer epochs.
-    with subprocess.Popen(
-        command,
+def released(release: Path, python: str, folder: Path) -> subprocess.Popen[str]:
+    """Start the released code; it logs to stderr, among progress bars."""
+    return subprocess.Popen(
+        [python, str(release / "main.py"), "--data_name=taobao", "--device=cpu"],
         cwd=folder,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-    ) as process:
+    )
+
+
+def run_release(release: Path, python: str, folder: Path, epochs: int) -> dict[str, Any]:
+    """Run the released code until some epochs are over; read what it logs."""
+    began = time.perf_counter()
+    found: list[float] = []
+    spent: list[float] = []
+    first = peak = 0.0
+    # It has no option for fewer epochs.
+    with released(release, python, folder) as process:
         assert process.stderr is not None
         for line in process.stderr:
             seen = re.search(r"epoch \d+ ([0-9.]+)s Train loss", line)
@@ -342,14 +345,11 @@ def run_release(release: Path, python: str, folder: Path, epochs: int) -> dict[s
 
 def whole_release(release: Path, python: str, folder: Path) -> dict[str, Any]:
     """Run the released code to its own end; read what it logs of its best epoch."""
-    command = [python, str(release / "main.py"), "--data_name=taobao", "--device=cpu"]
     began = time.perf_counter()
-    spent_before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ends: list[float] = []
     way: list[dict[str, dict[str, float]]] = []
-    with subprocess.Popen(
-        command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:
+    with released(release, python, folder) as process:
         assert process.stderr is not None
         for line in process.stderr:
             seen = re.search(r"(validate|test) (\d+) cost time", line)
@@ -369,7 +369,7 @@ def whole_release(release: Path, python: str, folder: Path) -> dict[str, Any]:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Its rule: the first epoch of the highest HR@10 on validation; 21 epochs without one end it.
     best = max(range(len(way)), key=lambda number: way[number]["validation"]["hr@10"])
-    spent = sum(getattr(used, part) - getattr(spent_before, part) for part in TIMES)
+    spent = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
     return {
         "best_at": best + 1,
         "of": len(way),

@@ -13,7 +13,7 @@ from torch import Tensor
 from funnelrec.common.errors import ConfigError
 from funnelrec.graph import Adjacency, Combination, propagate
 from funnelrec.graph.propagation import propagate_composed
-from funnelrec.graph.rows import CompactGraph, propagate_rows, propagated_mean
+from funnelrec.graph.rows import CompactGraph, _Distinct, propagate_rows, propagated_mean
 
 
 @st.composite
@@ -129,6 +129,16 @@ def test_the_mean_over_graphs_is_that_of_the_whole_propagation(
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs.detach())
         assert not ours.requires_grad
+
+
+def test_rows_wanted_many_times_are_made_once_and_others_as_they_come() -> None:
+    many = _Distinct.of(6, torch.tensor([4, 1, 4, 4, 1]))
+    assert many.rows.tolist() == [1, 4]
+    # Row 4 was wanted at 0, 2 and 3.
+    assert many.taken(torch.tensor([[1.0], [2.0], [4.0], [8.0], [16.0]])).tolist() == [[18], [13]]
+    for few in ([4, 1, 0], [4]):
+        assert _Distinct.of(6, torch.tensor(few)).rows.tolist() == few
+    assert _Distinct.of(100, torch.tensor([4, 4, 4])).rows.tolist() == [4, 4, 4]
 
 
 def test_isolated_nodes_are_left_out_only_where_they_are_many() -> None:
