@@ -89,6 +89,16 @@ TRIED: dict[str, dict[str, Any]] = {
     # A third of the time, to compare what does not touch the trees.
     "three folds and one ranker": dict(CHEAP),
     "three folds and one ranker: wide spectrum": {**CHEAP, "dim": 1024},
+    "three folds and one ranker: rmbrec": {
+        **CHEAP,
+        "companions": ["rmbrec"],
+        "companion_settings": {"rmbrec": {"preset": "fast", "epochs": 70}},
+    },
+    "three folds and one ranker: charm": {
+        **CHEAP,
+        "companions": ["charm"],
+        "companion_settings": {"charm": {"preset": "practical", "epochs": 40}},
+    },
 }
 
 

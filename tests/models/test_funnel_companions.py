@@ -180,9 +180,19 @@ def test_a_funnel_with_companions_uses_and_stores_what_they_say(data: Dataset) -
     assert not model.score(np.arange(50)).equal(plain.score(np.arange(50)))
 
 
+def test_a_companion_may_have_a_preset_and_changes_of_it() -> None:
+    wanted = {"rmbrec": {"preset": "fast", "dim": 8}}
+    config = Companions(["rmbrec"], wanted, epochs=2, seed=0, device="cpu")._models["rmbrec"].config
+    fast = create_model("rmbrec", preset="fast", dim=8, epochs=2).config
+    assert config == fast
+    assert wanted == {"rmbrec": {"preset": "fast", "dim": 8}}
+
+
 def test_companions_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"other models than funnel, each once, got \['funnel'\]"):
         Funnel(companions=["funnel"])
+    with pytest.raises(ConfigError, match="unknown preset 'fsat' of rmbrec"):
+        Companions(["rmbrec"], {"rmbrec": {"preset": "fsat"}}, epochs=2, seed=0, device="cpu")
     with pytest.raises(ConfigError, match="name the model in companions, too"):
         Funnel(companion_settings={"charm": {"dim": 8}})
     data = tiny_dataset(0)

@@ -52,7 +52,7 @@ class Companions:
     names
         Models by name, each once.
     settings
-        Settings of each by name; a model that is not there has its own.
+        Settings of each by name, ``preset`` among them; a model that is not there has its own.
     epochs
         Epochs of those trained by gradient whose settings name none.
     seed
@@ -63,7 +63,7 @@ class Companions:
     Raises
     ------
     ConfigError
-        If a name or a setting is unknown.
+        If a name, a setting or a preset is unknown.
     """
 
     def __init__(
@@ -79,9 +79,12 @@ class Companions:
         for name in names:
             kind = registry.get(name)
             given = dict(settings.get(name, {}))
+            preset = given.pop("preset", None)
             if kind.capabilities.trained_by_gradient:
                 given.setdefault("epochs", epochs)
-            self._models[name] = kind(given, seed=derived_seed(seed, name), device=device)
+            self._models[name] = kind(
+                given, preset=preset, seed=derived_seed(seed, name), device=device
+            )
 
     def opinions(
         self, now: Moment, data: TrainingData, lists: Sequence[Candidates]

@@ -49,7 +49,9 @@ class FunnelSettings(Config):
         "moment and whose scores and evidence are features; each costs folds + 1 trainings.",
     )
     companion_settings: Mapping[str, Mapping[str, Any]] = Field(
-        default_factory=dict, description="Settings of the companions, by the name of the model."
+        default_factory=dict,
+        description="Settings of the companions, by the name of the model; ``preset`` may be "
+        "one of them.",
     )
     companion_epochs: int = Field(
         20, ge=1, description="Epochs of companions whose settings name none."
