@@ -54,6 +54,7 @@ from funnelrec.common.version import __version__
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.interactions import Interactions
 from funnelrec.evaluation.metrics import hr, ndcg
+from funnelrec.evaluation.protocol import current_versions
 from funnelrec.evaluation.ranking import rank_held_out
 from funnelrec.models.lightgcn import LightGCN
 from funnelrec.models.rmbrec import RMBRec
@@ -76,7 +77,7 @@ DIM, LAYERS, PAIRS, USERS = 64, 3, 2048, 1024
 # Trained to their end by --whole, ours with a preset.
 WHOLE = {"rmbrec-release": "", "funnelrec-rmbrec": "", "funnelrec-rmbrec-fast": "fast"}
 # Iterations of implicit, of which validation chooses.
-ALS_ROUNDS, BPR_ROUNDS = (5, 10, 15, 30), (25, 50, 100, 200, 400)
+ALS_ROUNDS, BPR_ROUNDS = (5, 10, 15, 30), (25, 50, 100, 200, 400, 800, 1600)
 # Model and settings of ours: batches of the original, or those of the default.
 OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "funnelrec-rmbrec": ("rmbrec", {"batch_size": USERS, "rounds": 1}),
@@ -395,19 +396,24 @@ def whole(dataset: Dataset, arguments: argparse.Namespace, folder: Path) -> None
             found = whole_release(arguments.release.resolve(), peer, folder)
         else:
             found = run_code(sys.executable, WHOLE_OURS, str(folder / "dataset"), threads, preset)
-        row = {
-            "name": name,
-            "step": "whole",
-            "dataset": "taobao15k",
-            "fingerprint": dataset.fingerprint,
-            "threads": arguments.threads,
-            **{name: rounded(value) for name, value in found.items() if name != "peak"},
-            "peak_gib": round(found["peak"] / 2**30, 2),
-            "version": found["version"] if found["version"] != "this" else __version__,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        }
+        figures = {key: rounded(value) for key, value in found.items() if key != "peak"}
+        row = {"step": "whole", **figures, **described(name, dataset, found, arguments.threads)}
         append(RESULTS, row)
         print(json.dumps(row), flush=True)
+
+
+def described(name: str, dataset: Dataset, found: dict[str, Any], threads: int) -> dict[str, Any]:
+    """Return what every line says: who, on what data, with which versions, and the memory."""
+    return {
+        "name": name,
+        "dataset": "taobao15k",
+        "fingerprint": dataset.fingerprint,
+        "threads": threads,
+        "peak_gib": round(found["peak"] / 2**30, 2),
+        "version": found["version"] if found["version"] != "this" else __version__,
+        "versions": dict(current_versions()),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
 
 
 def rounded(value: Any) -> Any:
@@ -522,17 +528,20 @@ def accurate(dataset: Dataset, arguments: argparse.Namespace, folder: Path) -> N
             print(f"{name}: failed: {error}", flush=True)
             continue
         row = {
-            "name": name,
             "step": "accuracy",
-            "dataset": "taobao15k",
-            "fingerprint": dataset.fingerprint,
-            "threads": arguments.threads,
-            "version": took["version"],
-            "peak_gib": round(took["peak"] / 2**30, 2),
             **accuracy(dataset, kept),
+            **described(name, dataset, took, arguments.threads),
         }
         append(RESULTS, row)
         print(json.dumps(row), flush=True)
+
+
+def print_ratios(seconds: dict[str, float]) -> None:
+    """Print how many of our epochs fit into one of a peer, of those measured in this run."""
+    for peer in seconds.keys() - OWN.keys():
+        for ours, (model, _) in OWN.items():
+            if ours in seconds and model in peer:
+                print(f"{peer}: {seconds[peer] / seconds[ours]:.1f} times {ours}", flush=True)
 
 
 def main() -> None:
@@ -562,6 +571,7 @@ def main() -> None:
         if arguments.whole:
             whole(dataset, arguments, folder)
             return
+        seconds: dict[str, float] = {}
         for name in arguments.only:
             if name == "rmbrec-release" and arguments.release is None:
                 continue
@@ -572,22 +582,18 @@ def main() -> None:
                 continue
             times = found["epochs"][1:] or found["epochs"]
             row = {
-                "name": name,
-                "dataset": "taobao15k",
-                "fingerprint": dataset.fingerprint,
                 "seconds_per_epoch": round(median(times), 3),
                 "epochs": [round(seconds, 3) for seconds in found["epochs"]],
                 "cpu_seconds": {
                     key: value for key, value in found.items() if key.startswith("cpu")
                 },
                 "seconds_before": round(found["built"], 2) if "built" in found else None,
-                "peak_gib": round(found["peak"] / 2**30, 2),
-                "version": found["version"] if found["version"] != "this" else __version__,
-                "threads": arguments.threads,
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                **described(name, dataset, found, arguments.threads),
             }
             print(json.dumps(row), flush=True)
             append(RESULTS, row)
+            seconds[name] = median(times)
+        print_ratios(seconds)
 
 
 if __name__ == "__main__":
