@@ -361,10 +361,11 @@ class BCIPM(EmbeddingRecommender[BCIPMSettings]):
 
     Stated choices: all parts are trained together, as in the release (the abstract speaks of
     pre-training the first graph convolution). :math:`\lambda_u` is 1 for users without a purchase
-    (1e8 in the release; their ranking is the same). Layers are counted as in the release by
-    default (``layer_weights``). A purchase takes part in its own user's vector while it is ranked
-    (``exclude_self``). ``preset="tmall"`` has the release's weight for Tmall. The order of
-    behaviors matters only in which one is the target. No fold-in.
+    (1e8 in the release; their ranking is the same). Maps of the cell start Xavier uniform (normal
+    in the release). Layers are counted as in the release by default (``layer_weights``). A purchase
+    takes part in its own user's vector while it is ranked (``exclude_self``). ``preset="tmall"``
+    has the release's weight for Tmall. The order of behaviors matters only in which one is the
+    target. No fold-in.
 
     ``preset="practical"`` is for a budget: an epoch of the release is over a thousand steps on
     taobao15k, each over both graphs, so an epoch draws a ninth of the records in larger batches.

@@ -520,13 +520,14 @@ class MBSSL(EmbeddingRecommender[MBSSLSettings]):
     Reference: Xu et al., "Multi-behavior Self-supervised Learning for Recommendation", SIGIR
     2023; release Scofield666/MBSSL.
 
-    Stated choices: similar nodes are truly left out (``similar``; the release lets each count
-    e^0). The release ships its similarities and not their formula, so Swing over the union of
-    behaviors is reconstructed, on ``swing_partners`` partners of a node. Thinned graphs are drawn
-    for every step (for every epoch in the release). Users' pairs are not cut at a length. The last,
-    smaller batch takes part. The running lengths cover every parameter; one that a task does not
-    reach keeps the plain sum. Scores are judged on validation pairs (on test pairs in the
-    release). ``preset="beibei"`` has the release's settings for Beibei. No fold-in.
+    Stated choices: similar nodes are truly left out (``similar``; the release lets each count e^0),
+    and so, under every setting, is the row for padding that the release counts among all items. The
+    release ships its similarities and not their formula, so Swing over the union of behaviors is
+    reconstructed, on ``swing_partners`` partners of a node. Thinned graphs are drawn for every step
+    (for every epoch in the release). Users' pairs are not cut at a length. The last, smaller batch
+    takes part. The running lengths cover every parameter; one that a task does not reach keeps the
+    plain sum. Scores are judged on validation pairs (on test pairs in the release).
+    ``preset="beibei"`` has the release's settings for Beibei. No fold-in.
 
     ``preset="practical"`` halves the layers, takes larger steps, and holds the contrasts down,
     which drown the main task at first: on 3,000 users of taobao15k with steps of 5e-3,
