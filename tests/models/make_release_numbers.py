@@ -55,6 +55,7 @@ from funnelrec.data.interactions import Interactions
 from funnelrec.models.mbgcn import alike_items
 
 TARGET = Path(__file__).with_name("release_numbers.json")
+STAND_INS: list[ModuleType] = []
 
 
 def of(folder: Path, module: str) -> Any:
@@ -67,10 +68,12 @@ def of(folder: Path, module: str) -> Any:
 
 
 def forget(clones: Path) -> None:
-    """Take the modules of clones out of the cache: several clones have one of the same name."""
+    """Take modules of clones and stand-ins out of the cache: others may have their names."""
     for name, module in list(sys.modules.items()):
         places = [vars(module).get("__file__"), *vars(module).get("__path__", [])]
-        if any(place and Path(place).is_relative_to(clones) for place in places):
+        if module in STAND_INS or any(
+            place and Path(place).is_relative_to(clones) for place in places
+        ):
             del sys.modules[name]
 
 
@@ -80,6 +83,7 @@ def stand_in(**modules: dict[str, Any]) -> None:
         module = ModuleType(name.replace("__", "."))
         vars(module).update(content)
         sys.modules[module.__name__] = module
+        STAND_INS.append(module)
 
 
 @contextlib.contextmanager
