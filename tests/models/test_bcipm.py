@@ -244,6 +244,13 @@ def test_an_epoch_can_be_cut_short(tiny_dataset: Dataset) -> None:
     assert more.n_batches == whole.n_batches
 
 
+def test_the_release_is_the_default() -> None:
+    assert BCIPM(preset="release").config == BCIPM().config
+    config = BCIPM(preset="release").config
+    assert (config.learning_rate, config.batch_size, config.log_weight) == (1e-4, 1024, 0.4)
+    assert (config.layer_weights, config.exclude_self) == ("harmonic", False)
+
+
 def test_without_a_user_to_learn_from_it_refuses(make_dataset: Make) -> None:
     data = make_dataset({"view": [(1, 0)], "purchase": [(0, 0), (0, 1)]}, n_users=2, n_items=2)
     with pytest.raises(CapabilityError, match="no user has both a training pair"):

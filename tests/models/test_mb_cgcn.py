@@ -188,6 +188,8 @@ def test_pre_training_leaves_the_table_of_lightgcn_on_the_weakest_behavior(
 
 
 def test_presets() -> None:
-    assert MBCGCN(preset="release").config.layers == (2, 4, 3)
+    release = MBCGCN(preset="release").config
+    assert (release.layers, release.pretrain_epochs) == ((2, 4, 3), 1000)
     paper = MBCGCN(preset="paper").config
     assert (paper.init, paper.map_init, paper.l2) == ("small", "small", 1e-4)
+    assert paper.pretrain_epochs == 0

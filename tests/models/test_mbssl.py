@@ -327,6 +327,12 @@ def test_fewer_anchors_stand_for_all(tiny_dataset: Dataset) -> None:
     assert weights == {user: pytest.approx(degrees[user] * 9 / 4) for user in weights}
 
 
+def test_presets() -> None:
+    paper, release = MBSSL(preset="paper").config, MBSSL(preset="release").config
+    assert (paper.drop, paper.similar) == ("edges", "left-out")
+    assert (release.drop, release.similar) == ("nodes", "counted-as-one")
+
+
 def test_a_resumed_run_keeps_the_running_lengths(tiny_dataset: Dataset) -> None:
     data = tiny_dataset.training
     model = MBSSL(dim=4, layers=1, device="cpu")

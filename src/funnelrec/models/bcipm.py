@@ -363,9 +363,9 @@ class BCIPM(EmbeddingRecommender[BCIPMSettings]):
     pre-training the first graph convolution). :math:`\lambda_u` is 1 for users without a purchase
     (1e8 in the release; their ranking is the same). Maps of the cell start Xavier uniform (normal
     in the release). Layers are counted as in the release by default (``layer_weights``). A purchase
-    takes part in its own user's vector while it is ranked (``exclude_self``). ``preset="tmall"``
-    has the release's weight for Tmall. The order of behaviors matters only in which one is the
-    target. No fold-in.
+    takes part in its own user's vector while it is ranked (``exclude_self``).
+    ``preset="release"`` is the default, ``preset="tmall"`` has the release's weight for Tmall. The
+    order of behaviors matters only in which one is the target. No fold-in.
 
     ``preset="practical"`` is for a budget: an epoch of the release is over a thousand steps on
     taobao15k, each over both graphs, so an epoch draws a ninth of the records in larger batches.
@@ -386,6 +386,7 @@ class BCIPM(EmbeddingRecommender[BCIPMSettings]):
     )
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": {},
+        "release": {},
         "tmall": {"log_weight": 0.3},
         "practical": {
             "learning_rate": 3e-3,

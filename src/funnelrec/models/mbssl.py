@@ -521,13 +521,16 @@ class MBSSL(EmbeddingRecommender[MBSSLSettings]):
     2023; release Scofield666/MBSSL.
 
     Stated choices: similar nodes are truly left out (``similar``; the release lets each count e^0),
-    and so, under every setting, is the row for padding that the release counts among all items. The
-    release ships its similarities and not their formula, so Swing over the union of behaviors is
-    reconstructed, on ``swing_partners`` partners of a node. Thinned graphs are drawn for every step
-    (for every epoch in the release). Users' pairs are not cut at a length. The last, smaller batch
-    takes part. The running lengths cover every parameter; one that a task does not reach keeps the
-    plain sum. Scores are judged on validation pairs (on test pairs in the release).
-    ``preset="beibei"`` has the release's settings for Beibei. No fold-in.
+    all ``similar_users`` or ``similar_items`` of them (the release takes those strictly above the
+    last of so many, at most one fewer), and so, under every setting, is the row for padding that
+    the release counts among all items. The release ships its similarities and not their formula, so
+    Swing over the union of behaviors is reconstructed, on ``swing_partners`` partners of a node.
+    Thinned graphs are drawn for every step (for every epoch in the release). Users' pairs are not
+    cut at a length. The last, smaller batch takes part. The running lengths cover every parameter;
+    one that a task does not reach keeps the plain sum. Scores are judged on validation pairs (on
+    test pairs in the release). ``preset="paper"`` thins target graphs by their edges, as the
+    paper's figure shows, ``preset="release"`` lets similar nodes count, and ``preset="beibei"`` has
+    the release's settings for Beibei. No fold-in.
 
     ``preset="practical"`` halves the layers, takes larger steps, and holds the contrasts down,
     which drown the main task at first: on 3,000 users of taobao15k with steps of 5e-3,
@@ -548,7 +551,7 @@ class MBSSL(EmbeddingRecommender[MBSSLSettings]):
         trained_by_gradient=True, uses_auxiliary=True
     )
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "paper": {},
+        "paper": {"drop": "edges"},
         "release": {"similar": "counted-as-one"},
         "beibei": {
             "batch_size": 256,

@@ -390,7 +390,9 @@ class RCL(EmbeddingRecommender[RCLSettings]):
     the queries); the contrast within slices takes views before they recall (there after). Tables
     of users, which the release has and no output depends on, are not made. ``slices`` counts spans
     where the release gives their length. Users are contrasted once each. Weight decay and the
-    triangle of step sizes are the release's. ``preset="ijcai"`` has its other settings. No fold-in.
+    triangle of step sizes are the release's. ``preset="ijcai"`` has its other settings. There is no
+    ``preset="release"``: its settings for Tmall are the defaults, and what it computes otherwise,
+    above, are slips that no option repeats. No fold-in.
 
     ``preset="practical"`` has longer embeddings, one layer, maps that begin as the identity, a
     constant step size, contrasts the users of some pairs of a batch, and leaves nine of ten

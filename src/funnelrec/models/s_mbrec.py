@@ -200,8 +200,10 @@ class SMBRec(EmbeddingRecommender[SMBRecSettings]):
     Reference: Gu et al., "Self-supervised Graph Neural Networks for Multi-behavior
     Recommendation", IJCAI 2022; release GuShuyun/MBRec.
 
-    The paper's body was not at hand. What follows the release: sizes, weights, temperatures by
-    the names of its behaviors, and a node as its only positive. What does not, because the release
+    The paper's body was not at hand. A departure from it: nodes whose pointwise mutual information
+    (PMI) is above a threshold are no positives of each other, and there is no ``pmi_threshold``.
+    What follows the release: sizes, weights, temperatures by the names of its behaviors, and a
+    node as its only positive. What does not, because the release
     shows no intent in it: positives and negatives go through one W_i instead of two; maps are
     drawn (Xavier) where the release leaves memory as it is; any number of behaviors; the
     initial w is .4 for the target and .3 for others. ``preset="release"`` keeps repeated nodes
