@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 from cli_helpers import funnelrec, refused
+from rich.console import Console
 
+from funnelrec.cli.models import _overview
 from funnelrec.models import model_names, registry
+from funnelrec.models.description import described_model
 
 
 def test_all_models() -> None:
@@ -44,6 +48,30 @@ def test_ranges_in_words() -> None:
 
 def test_an_unknown_model() -> None:
     assert "unknown model 'rmbrek': did you mean 'rmbrec'?" in refused("models", "rmbrek")
+
+
+def test_the_overview_marks_what_is_reconstructed() -> None:
+    marked = {name for name in model_names() if registry.get(name).reconstructed}
+    assert {"mbgcn", "mbssl"} <= marked < set(model_names())
+    *rows, note = funnelrec("models").stdout.splitlines()
+    assert {row.split()[1] for row in rows if " * " in row} == marked
+    assert note == "settings of one, and what of a * is reconstructed: funnelrec models NAME"
+    shown = " ".join(funnelrec("models", "mbssl").stdout.split())
+    assert f"reconstructed: {registry.get('mbssl').reconstructed}" in shown
+
+
+def test_the_overview_fits_100_columns() -> None:
+    described = [described_model(registry.get(name)) for name in model_names()]
+    narrow = Console(file=io.StringIO(), width=100)
+    with narrow.capture() as captured:
+        narrow.print(_overview(described))
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= 100
+    # No name is folded, and no mark is lost.
+    assert {line.split()[1] for line in lines if line.startswith("│ ")} - {"│"} == set(
+        model_names()
+    )
+    assert captured.get().count("*") == sum(bool(model["reconstructed"]) for model in described)
 
 
 def test_what_a_model_reads_if_it_is_there() -> None:

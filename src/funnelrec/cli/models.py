@@ -12,6 +12,8 @@ from rich.text import Text
 from funnelrec.cli.output import examples, listed, print_json, say, show
 
 NAME = "models"
+# Behind the reference of a model of which something had to be reconstructed.
+_MARK = "*"
 EXAMPLES = examples(
     "funnelrec models",
     "funnelrec models rmbrec",
@@ -38,7 +40,7 @@ def command(
             print_json(described)
         else:
             show(_overview(described))
-            say("settings of one: funnelrec models NAME")
+            say(f"settings of one, and what of a {_MARK} is reconstructed: funnelrec models NAME")
         return
     model = registry.get(name)
     described_one = {**described_model(model), "settings": described_settings(model)}
@@ -56,7 +58,7 @@ def _overview(described: list[dict[str, Any]]) -> Table:
         cells = (
             model["name"],
             model["summary"],
-            model["reference"],
+            f"{model['reference']} {_MARK}" if model["reconstructed"] else model["reference"],
             listed(model["needs"]),
             listed(model["presets"]),
         )
