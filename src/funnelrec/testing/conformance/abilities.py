@@ -116,6 +116,7 @@ def _check_any_behaviors(subject: Subject) -> None:
     for when, options in (
         ("two behaviors", {"behaviors": ("view", "purchase")}),
         ("four behaviors", {"behaviors": ("view", "collect", "cart", "purchase")}),
+        ("six behaviors", {"behaviors": ("view", "click", "collect", "wish", "cart", "purchase")}),
         ("the target named first", {"behaviors": ("purchase", "view"), "target": "purchase"}),
         ("an auxiliary behavior without events", {"empty_behaviors": ("cart",)}),
         ("no held-out pair", {"held_out": False}),
