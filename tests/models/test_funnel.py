@@ -18,6 +18,7 @@ from funnelrec.models.funnel.companions import Companions
 from funnelrec.models.funnel.features import Features, TouchedFeatures
 from funnelrec.models.funnel.model import Funnel
 from funnelrec.models.funnel.moments import moment
+from funnelrec.models.funnel.preference import Preference
 from funnelrec.models.funnel.ranker import Lists, TreeSettings
 from funnelrec.models.funnel.stages import Examples, fit_part, thinned
 from funnelrec.testing import make_dataset, tiny_dataset
@@ -101,8 +102,11 @@ def conversion_hits(model: Funnel, data: Dataset, k: int) -> float:
 # -- nothing leaks -----------------------------------------------------------------------------
 
 
-def held_places(data: Dataset, *, leak: bool) -> npt.NDArray[np.float64]:
-    """Return where hidden purchases of users that grew no tree stand, from 0 to 1."""
+def held_places(data: Dataset, kind: str, *, leak: bool) -> npt.NDArray[np.float64]:
+    """Return where hidden purchases of users that grew no tree stand, from 0 to 1.
+
+    They stand among the candidates of a kind, touched or untouched.
+    """
     training = data.training
     held = np.arange(data.n_users) % 2 == 0
     model = Funnel({**SMALL, "user_weights": True})
@@ -111,9 +115,11 @@ def held_places(data: Dataset, *, leak: bool) -> npt.NDArray[np.float64]:
     examples = []
     for fold in range(2):
         before = moment(training, fold, seed=0)
-        made, _ = model._examples(training, before, {"view": 1.0}, companions, held)
+        both = model._examples(training, before, {"view": 1.0}, companions, held)
+        made = both[kind == "untouched"]
         table = made.features
-        assert {"lightgcn, place", "itemknn", "spectrum", "others"} <= set(table.names)
+        own = "together" if kind == "untouched" else "others"
+        assert {"lightgcn, place", "itemknn", "spectrum", own} <= set(table.names)
         if leak:
             extra = np.column_stack([table.values, made.labels]).astype(np.float32)
             table = Features((*table.names, "leak"), extra)
@@ -131,13 +137,33 @@ def held_places(data: Dataset, *, leak: bool) -> npt.NDArray[np.float64]:
     return np.array(places)
 
 
-def test_purchases_that_follow_nothing_are_ranked_at_chance() -> None:
-    data = shop(0, n_users=900)
-    places = held_places(data, leak=False)
-    assert len(places) > 500
+@pytest.mark.parametrize("kind", ["touched", "untouched"])
+def test_purchases_that_follow_nothing_are_ranked_at_chance(kind: str) -> None:
+    # What is bought is drawn among the items viewed, or among all others.
+    data = shop(0, n_users=900, direct=float(kind == "untouched"))
+    places = held_places(data, kind, leak=False)
+    # A pool holds less than half of what is untouched, and as many of the hidden purchases.
+    assert len(places) > (300 if kind == "untouched" else 500)
     assert places.mean() == pytest.approx(0.5, abs=4 * places.std() / np.sqrt(len(places)))
     # The same test sees a leak where there is one.
-    assert held_places(data, leak=True).mean() > 0.99
+    assert held_places(data, kind, leak=True).mean() > 0.99
+
+
+def test_pools_hold_purchases_that_follow_nothing_by_chance() -> None:
+    training = shop(0, n_users=900, direct=1.0).training
+    found, expected = [], []
+    for fold in range(2):
+        before = moment(training, fold, seed=0)
+        views = Preference(before, {"view": 1.0}, neighbors=20, dim=8, seed=0, by_user=True)
+        pools, _ = views.pools(20)
+        assert not pools.are(training.touched).any()
+        found.append(pools.are(before.hidden).sum())
+        # Ten items were viewed, and one purchase of another is known.
+        expected.append(pools.sizes / (60 - 10 - 1))
+    shares = np.concatenate(expected)
+    spread = np.sqrt((shares * (1 - shares)).sum())
+    assert 0.2 < shares.mean() < 0.6
+    assert sum(found) == pytest.approx(shares.sum(), abs=4 * spread)
 
 
 # -- planted truths ------------------------------------------------------------------------------
