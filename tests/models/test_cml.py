@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_oracles import dense, in_double, minus_log_sigmoid
+from model_oracles import assert_learns, dense, in_double, minus_log_sigmoid
 from torch import Tensor
 
 from funnelrec.data.dataset import Dataset, TrainingData
@@ -349,6 +349,28 @@ def test_model_and_weights_learn_from_their_own_terms(
                     assert reached or "contrast" in part or "item" in part, (name, part)
             else:
                 assert parameter.grad is None or not parameter.grad.any(), (name, part)
+
+
+@pytest.mark.parametrize("meta_steps", ["held-out", "both"])
+def test_every_parameter_learns(tiny_dataset: Dataset, meta_steps: str) -> None:
+    data = tiny_dataset.training
+    made = network(data, meta_steps=meta_steps, contrast_share=1.0)
+    draws = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        made.users.mul_(20)
+        made.items.mul_(20)
+        for parameter in made.parameters():
+            # Rows have to lie on both sides of every kink, or a bias is the same for all of them.
+            parameter.add_(torch.randn(parameter.shape, generator=draws))
+    torch.autograd.backward(total_of(dict(made.loss(batch(data)))))
+    for name, parameter in made.named_parameters():
+        assert parameter.grad is not None, name
+        slope = parameter.grad.abs().max().item()
+        # What all rows have in common is taken out by the batch normalisation that follows.
+        assert slope < 1e-12 if name.endswith("_bias_2") else slope > 1e-8, name
+    # Dropout leaves it to some of them.
+    made = network(data, meta_steps=meta_steps, contrast_share=1.0, dropout=0.5)
+    assert_learns(made, total_of(dict(made.loss(batch(data)))))
 
 
 def test_meta_users_are_buyers_and_never_run_out(tiny_dataset: Dataset) -> None:
