@@ -13,7 +13,8 @@ from torch import Tensor
 from funnelrec.common.errors import ConfigError
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.graph.adjacency import Adjacency
-from funnelrec.models import create_model
+from funnelrec.graph.averaging import average
+from funnelrec.models import copf, create_model
 from funnelrec.models.copf import COPF, COPFNetwork, COPFSettings, unions
 from funnelrec.models.gradient import Graphs
 from funnelrec.training.behavior_pairs import BehaviorPairs
@@ -213,6 +214,38 @@ def test_a_gate_of_zero_gives_the_mean_of_the_experts(tiny_dataset: Dataset) -> 
     torch.testing.assert_close(experts.score(range(60)), 300 * products.mean(dim=0))
     users, items = vectors[2]
     torch.testing.assert_close(products[0], users @ items.T)
+
+
+@pytest.mark.parametrize("scales", [("_OUTER",), ("_FOREIGN", "_OWN")])
+def test_without_foreign_experts_a_gate_of_zero_leaves_a_share_of_the_own(
+    tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch, scales: tuple[str, ...]
+) -> None:
+    made = network(tiny_dataset.training)
+    with torch.no_grad():
+        made.gate.zero_()
+        made.gate_bias.zero_()
+    for name in scales:
+        monkeypatch.setattr(copf, name, 0.0)
+    vectors = made.vectors()
+    for behavior, (users, items) in enumerate(vectors):
+        expected = 300 * (users @ items.T) / 3
+        torch.testing.assert_close(made.head(behavior, vectors).score(range(60)), expected)
+
+
+@pytest.mark.parametrize("binarize", [False, True])
+def test_rows_of_the_unions_add_up_to_1(tiny_dataset: Dataset, binarize: bool) -> None:
+    data = tiny_dataset.training
+    config = COPFSettings(dim=4, binarize=binarize)
+    made = COPFNetwork(config, data, torch.Generator().manual_seed(1))
+    met = torch.zeros(data.shape, dtype=torch.float64)
+    for name, graph in zip(order(data), made.unions.all, strict=True):
+        met += dense(data.interactions[name])
+        sums = average(graph, torch.ones(data.n_users, 1), torch.ones(data.n_items, 1))
+        for found, side in zip(sums, (1, 0), strict=True):
+            # Who did nothing up to here hears nothing.
+            expected = (met.sum(dim=side) > 0).float()
+            assert expected.any()
+            torch.testing.assert_close(found[:, 0], expected)
 
 
 def test_orthonormal_rows_have_the_known_contrast(tiny_dataset: Dataset) -> None:

@@ -140,6 +140,18 @@ def test_a_correction_has_length_1_where_there_is_an_edge(tiny_dataset: Dataset)
         before = after
 
 
+def test_one_behavior_and_layer_is_the_table_and_its_unit_neighborhood(
+    tiny_dataset: Dataset,
+) -> None:
+    data = tiny_dataset.training.without("view", "cart")
+    made = network(data, layers=1)
+    bought = dense(data.purchases)
+    degrees = [bought.sum(dim=side, keepdim=True).clamp_min(1) for side in (1, 0)]
+    heard = bought / degrees[0].sqrt() / degrees[1].sqrt()
+    expected = (made.users + unit(heard @ made.items), made.items + unit(heard.T @ made.users))
+    torch.testing.assert_close(made.embeddings(), expected, rtol=1e-12, atol=1e-14)
+
+
 def test_a_behavior_without_edges_leaves_every_later_stage_as_it_is(make_dataset: Make) -> None:
     pairs = {"view": [(0, 0), (1, 2), (2, 1)], "purchase": [(0, 1), (1, 1), (2, 3)]}
     shape = {"n_users": 3, "n_items": 4}

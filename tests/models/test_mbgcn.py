@@ -189,16 +189,24 @@ def test_one_behavior_hears_the_mean_of_its_items_whatever_its_weight(
         torch.testing.assert_close(made.parts()[0][0][:, 3:], expected, rtol=1e-6, atol=1e-7)
 
 
-def test_without_relevance_its_maps_rank_nothing(tiny_dataset: Dataset) -> None:
+@pytest.mark.parametrize(("mixing", "mix"), [("sum", 0.0), ("convex", 1.0)])
+def test_without_relevance_its_maps_and_graphs_rank_nothing(
+    tiny_dataset: Dataset, mixing: str, mix: float
+) -> None:
     data = tiny_dataset.training
-    made = network(data, mixing="sum", mix=0.0)
-    users, items = made.embeddings()
-    before = users @ items.T
-    with torch.no_grad():
-        for part in (*made.item_maps, *made.relevance):
-            part.normal_(generator=torch.Generator().manual_seed(9))
-    users, items = made.embeddings()
-    torch.testing.assert_close(users @ items.T, before)
+    others = network(data, item_neighbors=1).alike
+    for share, same in ((mix, True), (0.5, False)):
+        made = network(data, mixing=mixing, mix=share)
+        users, items = made.embeddings()
+        before = users @ items.T
+        made.alike._graphs = others._graphs
+        users, items = made.embeddings()
+        assert torch.allclose(users @ items.T, before) is same
+        with torch.no_grad():
+            for part in (*made.item_maps, *made.relevance):
+                part.normal_(generator=torch.Generator().manual_seed(9))
+        users, items = made.embeddings()
+        assert torch.allclose(users @ items.T, before) is same
 
 
 def test_dropout_keeps_the_mean_and_follows_the_batch(tiny_dataset: Dataset) -> None:

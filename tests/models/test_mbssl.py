@@ -253,6 +253,29 @@ def test_the_main_task_leads_and_the_rest_is_added(tiny_dataset: Dataset) -> Non
         torch.testing.assert_close(parameter.grad, sums)
 
 
+def test_no_contrast_pulls_against_a_weaker_main_task(tiny_dataset: Dataset) -> None:
+    data = tiny_dataset.training
+    made, drawn = network(data), batch(data)
+    terms, parameters = made.loss(drawn), list(made.parameters())
+    slopes = {
+        name: torch.autograd.grad(
+            term, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        for name, term in terms.items()
+    }
+    turned = 0
+    for name in ("intra", "inter view", "inter cart"):
+        made.lead.lengths.zero_()
+        for total, main, own in zip(
+            made.lead([slopes["main"], slopes[name]]), slopes["main"], slopes[name], strict=True
+        ):
+            assert total is not None
+            if own.norm() > main.norm():
+                assert ((total - main) * main).sum() >= -1e-9 * own.norm() * main.norm()
+                turned += bool((own * main).sum() < 0)
+    assert turned > 0
+
+
 def test_steps_without_contrasts_train_the_main_task_alone(tiny_dataset: Dataset) -> None:
     data = tiny_dataset.training
     samplers = [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -215,6 +216,20 @@ def test_a_gate_of_zeros_averages_the_experts(tiny_dataset: Dataset) -> None:
     experts = made.scorer()
     mean = torch.einsum("kmd,knd->mn", experts.users, experts.items) / 3
     torch.testing.assert_close(experts.score([4, 9]), 4.0 * mean[[4, 9]])
+
+
+def test_weights_of_a_gate_add_up_to_1(tiny_dataset: Dataset) -> None:
+    made = network(tiny_dataset.training)
+    vectors = made.scorer()
+    # The experts agree that every pair is worth 1, so the score is what the weights add up to.
+    ones = torch.ones(3, 60, 1, dtype=torch.float64), torch.ones(3, 40, 1, dtype=torch.float64)
+    agreed = replace(vectors, users=ones[0], items=ones[1], scale=vectors.scale / 4.0)
+    weights = torch.softmax(vectors.user_gate[:, None] + vectors.item_gate, dim=-1)
+    assert weights.std(dim=-1).min() > 0.01
+    everybody = torch.ones(60, 40, dtype=torch.float64)
+    torch.testing.assert_close(agreed.score(range(60)), everybody)
+    users, items = torch.arange(40), torch.arange(40)
+    torch.testing.assert_close(agreed.pairs(users, items), everybody[0])
 
 
 def test_one_behavior_is_a_residual_lightgcn(tiny_dataset: Dataset) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -236,6 +237,31 @@ def test_weights_of_a_summary_add_up_to_its_scale(tiny_dataset: Dataset) -> None
     made = network(tiny_dataset.training)
     row = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     torch.testing.assert_close(made.summary(row.expand(3, -1, -1), made.fusion), 2.5 * row[0])
+
+
+def test_orthonormal_rows_have_the_known_contrast(tiny_dataset: Dataset) -> None:
+    made, rows = network(tiny_dataset.training, temperature=0.4), torch.eye(4, dtype=torch.float64)
+    power = math.exp(1 / 0.4)
+    one = -math.log(power / (power + 2 * 3))
+    assert made._contrast(rows[None], rows).item() == pytest.approx(one, rel=1e-12)
+    # One summand per behavior.
+    assert made._contrast(rows.expand(3, 4, 4), rows).item() == pytest.approx(3 * one, rel=1e-12)
+
+
+@pytest.mark.parametrize("with_dates", [True, False])
+def test_in_one_slice_both_contrasts_differ_by_the_query_alone(
+    tiny_dataset: Dataset, with_dates: bool
+) -> None:
+    data = tiny_dataset.training
+    data = dated(data) if with_dates else data
+    made = network(data, slices=1, long_weight=0.6, short_weight=0.6)
+    seeded = Seeded(batch(data), seed=0)
+    terms = made.loss(seeded)
+    assert not torch.isclose(terms["long"], terms["short"], rtol=1e-4)
+    with torch.no_grad():
+        made.summaries[0].copy_(made.fusion)
+    terms = made.loss(seeded)
+    torch.testing.assert_close(terms["long"], terms["short"], rtol=1e-12, atol=0)
 
 
 def test_without_dates_nothing_is_recalled_and_no_place_is_known(tiny_dataset: Dataset) -> None:

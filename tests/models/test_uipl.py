@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,40 @@ def test_environments_are_all_sets_with_the_target_first(tiny_dataset: Dataset) 
     assert len(found) == len({frozenset(names) for names in found}) == 2**3 - 1
     assert environments(data, "singles+union") == (*found[:3], found[-1])
     assert environments(data.without("view", "cart")) == (("purchase",),)
+
+
+@pytest.mark.parametrize("target", ["view", "purchase"])
+def test_the_first_environment_is_the_graph_of_the_target(
+    tiny_dataset: Dataset, target: str
+) -> None:
+    data = replace(tiny_dataset.training, target=target)
+    first, *_ = network(data).graphs.all
+    bought = dense(data.interactions[target])
+    found = torch.zeros_like(bought)
+    rows = torch.repeat_interleave(torch.arange(60), first.to_users.indptr.diff())
+    found[rows, first.to_users.indices.long()] = first.to_users.values
+    scale = bought.sum(dim=1, keepdim=True) * bought.sum(dim=0)
+    torch.testing.assert_close(found, bought / scale.clamp_min(1).sqrt())
+
+
+def test_both_parts_of_a_user_add_up_to_the_whole(
+    tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_dataset.training
+    made, drawn = network(data), batch(data)
+    parts: list[Tensor] = []
+
+    def kept(invariant: Tensor, variant: Tensor, other: int) -> Tensor:
+        parts.extend((invariant, variant))
+        return invariant.sum()
+
+    monkeypatch.setattr(made, "_contrast", kept)
+    made.loss(drawn)
+    invariant, variant = parts
+    whole, _ = made.encode()
+    assert invariant.shape == (7, 10, 8)
+    assert invariant.abs().mean() > 1e-3
+    torch.testing.assert_close(invariant + variant, whole[:, drawn.batch.users], rtol=0, atol=1e-14)
 
 
 def test_an_item_that_was_only_bought_is_what_the_target_graph_says(make_dataset: Make) -> None:

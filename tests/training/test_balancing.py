@@ -49,6 +49,20 @@ def test_it_is_its_definition_over_several_steps(seed: int, relax: float, memory
             torch.testing.assert_close(found[place], total)
 
 
+@given(seed=st.integers(0, 10**6), relax=st.floats(0, 1))
+def test_what_a_task_adds_does_not_pull_against_a_weaker_lead(seed: int, relax: float) -> None:
+    first, other = (row[0] for row in drawn(seed, tasks=2, parameters=1))
+    assert first is not None
+    assert other is not None
+    (total,) = LeadingGradient(2, 1, relax=relax, memory=0.0).double()([[first], [other]])
+    assert total is not None
+    added = total - first
+    if other.norm() > first.norm():
+        assert added @ first >= -1e-12 * other.norm() * first.norm()
+    else:
+        torch.testing.assert_close(added, other)
+
+
 def test_tasks_weaker_than_the_first_are_added_as_they_are() -> None:
     lead = LeadingGradient(2, 1, relax=0.7, memory=0.9)
     for _ in range(3):
