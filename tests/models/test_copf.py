@@ -237,15 +237,17 @@ def test_rows_of_the_unions_add_up_to_1(tiny_dataset: Dataset, binarize: bool) -
     data = tiny_dataset.training
     config = COPFSettings(dim=4, binarize=binarize)
     made = COPFNetwork(config, data, torch.Generator().manual_seed(1))
-    met = torch.zeros(data.shape, dtype=torch.float64)
+    counts = torch.zeros(data.shape)
     for name, graph in zip(order(data), made.unions.all, strict=True):
-        met += dense(data.interactions[name])
-        sums = average(graph, torch.ones(data.n_users, 1), torch.ones(data.n_items, 1))
-        for found, side in zip(sums, (1, 0), strict=True):
-            # Who did nothing up to here hears nothing.
-            expected = (met.sum(dim=side) > 0).float()
-            assert expected.any()
-            torch.testing.assert_close(found[:, 0], expected)
+        counts += dense(data.interactions[name]).float()
+        union = counts.sign() if binarize else counts
+        # What is heard of the unit vectors are the two halves of the matrix itself.
+        halves = average(graph, torch.eye(data.n_users), torch.eye(data.n_items))
+        for found, weights in zip(halves, (union, union.T), strict=True):
+            there = weights.sum(dim=1) > 0
+            torch.testing.assert_close(found.sum(dim=1), there.float())
+            shares = weights / weights.sum(dim=1, keepdim=True).clamp_min(1)
+            torch.testing.assert_close(found, shares)
 
 
 def test_orthonormal_rows_have_the_known_contrast(tiny_dataset: Dataset) -> None:
