@@ -118,8 +118,8 @@ def held_places(data: Dataset, kind: str, *, leak: bool) -> npt.NDArray[np.float
         both = model._examples(training, before, {"view": 1.0}, companions, held)
         made = both[kind == "untouched"]
         table = made.features
-        own = "together" if kind == "untouched" else "others"
-        assert {"lightgcn, place", "itemknn", "spectrum", own} <= set(table.names)
+        special = "together" if kind == "untouched" else "others"
+        assert {"lightgcn, place", "itemknn", "spectrum", special} <= set(table.names)
         if leak:
             extra = np.column_stack([table.values, made.labels]).astype(np.float32)
             table = Features((*table.names, "leak"), extra)
