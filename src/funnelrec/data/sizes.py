@@ -15,6 +15,9 @@ from funnelrec.data.dataset import MANIFEST, TrainingData
 
 # Indices, counts, and two dates of a pair.
 _PLAIN, _DATED = 8, 24
+# Users differ in how much they do: their squared numbers of pairs add up to about so many times
+# what they would if all did the same.
+_UNEVEN = 4
 # Identifiers: a number, or the view of a text and a short text itself; twice while they are read.
 _IDENTIFIER = 64
 # A row of a log while it is prepared: columns of the log, of its checks, splits and sorts.
@@ -161,6 +164,14 @@ class Sizes:
     def of_behaviors(self, names: Iterable[str]) -> int:
         """Return the training pairs of some behaviors."""
         return sum(self.pairs[name] for name in names)
+
+    def meetings(self, left: int, right: int) -> int:
+        """Return about how many pairs of items share a user, of so many pairs on either side.
+
+        >>> Sizes(100, 50, "purchase", {"purchase": 300}).meetings(300, 300)
+        2500
+        """
+        return min(self.n_items**2, _UNEVEN * left * right // max(self.n_users, 1))
 
     def memory(self) -> int:
         """Return the bytes that the loaded data set takes while it is read and checked."""

@@ -7,9 +7,33 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from funnelrec.common.errors import ConfigError
-from funnelrec.graph.neighbors import neighbors
+from funnelrec.graph.neighbors import PRODUCT_BUDGET, neighbors
 
 LongArray = npt.NDArray[np.int64]
+
+
+# Bytes of a pair of partners: where it is, its number, and both sorted; of an entry of a product:
+# what is compared, its place, and what is kept of it; of a neighbor: in blocks, whole and sorted.
+_PAIR, _PRODUCT, _NEIGHBOR = 64, 40, 40
+
+
+def swing_memory(size: int, entries: int, keep: int, *, most: int) -> int:
+    """Return the bytes that :func:`swing_neighbors` takes for a matrix of so many entries.
+
+    Parameters
+    ----------
+    size
+        Rows.
+    entries
+        Of the matrix.
+    keep, most
+        As there.
+    """
+    if not keep:
+        return 0
+    pairs = min(size * most * (most - 1), entries * (most - 1)) // 2
+    products = min(PRODUCT_BUDGET, size * size)
+    return _PAIR * pairs + _PRODUCT * products + _NEIGHBOR * size * min(keep, size)
 
 
 def swing_neighbors(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from funnelrec.common.config import Config
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.sizes import Sizes
 from funnelrec.graph.propagation import propagate
 from funnelrec.models.base import Capabilities, register
 from funnelrec.models.gradient import (
@@ -24,6 +25,7 @@ from funnelrec.models.gradient import (
     Init,
     TableNetwork,
     table,
+    unions_memory,
 )
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.objectives.bpr import bpr_per_row
@@ -39,6 +41,11 @@ from funnelrec.training.sampling import (
 
 # Pairs that go through the cell at one time when everybody is scored.
 _BLOCK = 2**16
+# Rows of a pair that the cell keeps: inputs of both maps, two gates, the candidate, their products,
+# and gradients.
+_CELL = 18
+# Bytes of an edge in both directions.
+_EDGE = 16
 
 
 class BCIPMSettings(GradientSettings):
@@ -401,6 +408,22 @@ class BCIPM(EmbeddingRecommender[BCIPMSettings]):
         "log_weight": Range(0.05, 0.9),
         "reg_weight": Range(1e-5, 1e-2, log=True),
     }
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of both graphs one after the other, and of what passes the cell."""
+        config, bought = self.config, sizes.pairs[sizes.target]
+        tables = 4 * config.dim * sizes.nodes
+        # All purchases of a batch's users, among whom the busy come twice as often.
+        baskets = min(bought, 2 * config.batch_size * bought // max(sizes.n_users, 1))
+        passing = config.batch_size * (1 + config.negatives) + baskets
+        return {
+            **super().memory(sizes),
+            "graphs": unions_memory(sizes, copies=1, graphs=2) + _EDGE * bought,
+            # Results and layers of both; gradients of what a batch reads; two layers and two of
+            # the gradient.
+            "propagation": (2 * (1 + config.layers) + 4 + 4) * tables,
+            "cell": _CELL * 4 * config.dim * passing,
+        }
 
     def network(self, data: TrainingData, generator: torch.Generator) -> BCIPMNetwork:
         """Return freshly drawn tables and cell over both graphs."""

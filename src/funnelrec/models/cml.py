@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.sizes import Sizes
 from funnelrec.graph.propagation import sparse_product
 from funnelrec.models.base import Capabilities, register
 from funnelrec.models.gradient import (
@@ -36,6 +37,8 @@ from funnelrec.training.sampling import BehaviorTriples, Sampler, UserSampler
 from funnelrec.training.seeded import Seeded, SeededSampler
 
 _EPSILON = 1e-8
+# Rows of a triple that the weighing network keeps.
+_WEIGHED = 28
 
 
 class CMLSettings(SubstitutionSettings):
@@ -519,6 +522,23 @@ class CML(EmbeddingRecommender[CMLSettings]):
         "layers": Range(1, 4),
         "contrast_weight": Range(1e-3, 1.0, log=True),
     }
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of views of every layer, of the copy a step ahead, and of weights."""
+        config, kinds = self.config, len(sizes.pairs)
+        tables, users = (4 * config.dim * count for count in (sizes.nodes, sizes.n_users))
+        terms = super().memory(sizes)
+        # Sums of neighbors and what becomes of them; all of it once more, side by side.
+        layers = config.layers * (3 * kinds * users + 3 * tables)
+        # A pass without gradients keeps what it returns of each layer.
+        ahead = config.layers * (kinds * users + 2 * tables) + 3 * tables
+        return {
+            **terms,
+            "propagation": layers + 3 * kinds * users + 3 * tables,
+            "a step ahead": ahead * (config.lookahead == "step"),
+            # Of a row: repeated losses beside vectors, two layers, their dropout, and gradients.
+            "weights": _WEIGHED * 4 * config.dim * kinds * config.batch_size,
+        }
 
     def network(self, data: TrainingData, generator: torch.Generator) -> CMLNetwork:
         """Return freshly drawn tables, maps and weighing network."""

@@ -407,6 +407,11 @@ def graphs_memory(sizes: Sizes, names: Sequence[str]) -> int:
     return _EDGE * sum(edges) + _BUILT * max(edges, default=0) + 8 * sizes.nodes * len(edges)
 
 
+def unions_memory(sizes: Sizes, *, copies: int, graphs: int) -> int:
+    """Return the bytes of graphs that hold every behavior so often, and of building their union."""
+    return _EDGE * copies * sizes.edges + _BUILT * sizes.edges + 8 * sizes.nodes * graphs
+
+
 def _linked(sizes: Sizes, names: Sequence[str]) -> float:
     most = max(sizes.pairs[name] for name in names)
     return (min(sizes.n_users, most) + min(sizes.n_items, most)) / max(sizes.nodes, 1)

@@ -17,10 +17,11 @@ from funnelrec.common.config import Config
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import Interactions
+from funnelrec.data.sizes import Sizes
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.graph.dropping import Dropping, dropped_graph
 from funnelrec.graph.propagation import sparse_product
-from funnelrec.graph.swing import swing_neighbors
+from funnelrec.graph.swing import swing_memory, swing_neighbors
 from funnelrec.models.base import Capabilities, register
 from funnelrec.models.gradient import (
     EmbeddingRecommender,
@@ -33,7 +34,7 @@ from funnelrec.models.gradient import (
 )
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.models.weighted import Weights
-from funnelrec.objectives.contrastive import info_nce_among_all
+from funnelrec.objectives.contrastive import LOGIT_BUDGET, info_nce_among_all
 from funnelrec.training.balancing import LeadingGradient
 from funnelrec.training.loop import METRIC_PATTERN
 from funnelrec.training.sampling import check_at_least_one
@@ -41,6 +42,9 @@ from funnelrec.training.seeded import Seeded, SeededSampler
 
 _UNNAMED = 1 / 6
 _ATTENTION = 16
+# Rows of a node kept by a layer of a behavior: the sum of its neighbors, alone and times the
+# behavior's vector, before and after the bend; which entries are dropped.
+_KEPT_BY_A_LAYER = 4.25
 _L2 = "l2"
 
 
@@ -578,6 +582,48 @@ class MBSSL(EmbeddingRecommender[MBSSLSettings]):
         "l2": Range(1e-3, 10.0, log=True),
         "temperature": Range(0.1, 1.0, log=True),
     }
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of three passes, contrasts and their gradients, or of similarities."""
+        config, kinds = self.config, len(sizes.pairs)
+        tables = 4 * config.dim * sizes.nodes
+        attended = kinds * kinds * _ATTENTION / config.dim
+        layer = _KEPT_BY_A_LAYER * kinds + attended
+        whole = config.layers * layer
+        # What auxiliary behaviors hear first is shared with two passes over thinned graphs.
+        thinned = 2 * max(0.0, whole - _KEPT_BY_A_LAYER * (kinds - 1)) * bool(config.intra_weight)
+        # A layer in the making, the sum of all, and their gradients.
+        passing = 3 * kinds + 2 * attended + 2 * kinds + 4 * kinds
+        contrasts = bool(config.intra_weight) + (kinds - 1) * bool(config.inter_weight)
+        tasks = 2 + contrasts
+        logits, largest = 0, 0
+        for size in (sizes.n_users, sizes.n_items):
+            found = size * min(config.anchors or config.batch_size, size)
+            # As they are, with a place for what is no row, and without what is left out; blocks
+            # beyond the budget are computed again instead.
+            logits += contrasts * (3 * 4 * found if found <= LOGIT_BUDGET else 0)
+            largest = max(largest, 4 * 4 * min(found, LOGIT_BUDGET))
+        terms = {
+            **super().memory(sizes),
+            "propagation": int((whole + thinned + passing) * tables),
+            "gradients": (1 + tasks) * tables,
+            # Both sides divided by their lengths.
+            "contrast": logits + largest * bool(contrasts) + 2 * contrasts * tables,
+        }
+        if not config.inter_weight or kinds < 2:
+            return terms
+        sides = (
+            (sizes.n_users, config.similar_users),
+            (sizes.n_items, config.similar_items),
+        )
+        terms["similar"] = sum(8 * size * keep for size, keep in sides)
+        # Similarities are found before anything is trained, in memory that is free again by then.
+        found = max(
+            swing_memory(size, sizes.edges, keep, most=config.swing_partners)
+            for size, keep in sides
+        )
+        later = sum(terms[name] for name in ("propagation", "contrast", "optimizer", "gradients"))
+        return {**terms, "similarities": max(0, found - later)}
 
     def network(self, data: TrainingData, generator: torch.Generator) -> MBSSLNetwork:
         """Return freshly drawn tables and weights over one graph per behavior."""

@@ -17,6 +17,8 @@ from funnelrec.models.base import Recommender
 _BLOCKS = 4
 # Joining masks and behaviors sorts their pairs once.
 _MASKED = 72
+# torch imports its compiler with the first optimizer, and nothing is compiled.
+_OPTIMIZING = 90 * 2**20
 # A service looks identifiers up one by one: the object, its place in a list and in a mapping.
 _NAMED = 200
 
@@ -41,9 +43,15 @@ def training_need(
     before = {} if loaded else {"process": PROCESS}
     data = sizes.memory() * ((not loaded) + refit)
     host = {**before, "data": data, "ranking": _ranking(sizes)}
-    if model.device.type == "cuda":
-        return MemoryNeed(host, {**terms, "scores": _scores(sizes)})
-    return MemoryNeed({**host, **terms, "scores": _scores(sizes)})
+    scores = {"scores": _scores(sizes)}
+    if model.capabilities.trained_by_gradient:
+        host["optimizer's code"] = _OPTIMIZING
+    if model.device.type != "cuda":
+        return MemoryNeed({**host, **terms, **scores})
+    if model.capabilities.trained_by_gradient:
+        return MemoryNeed(host, {**terms, **scores})
+    # All others work on the CPU, and what they learned moves.
+    return MemoryNeed({**host, **terms}, {**model.scoring_memory(sizes), **scores})
 
 
 def scoring_need(model: Recommender[Any], sizes: Sizes, stored: int) -> MemoryNeed:

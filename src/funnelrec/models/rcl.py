@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from funnelrec.common.config import Config
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import Interactions, LongArray
+from funnelrec.data.sizes import Sizes
 from funnelrec.graph.adjacency import Adjacency
 from funnelrec.graph.propagation import sparse_product
 from funnelrec.models.base import Capabilities, register
@@ -23,6 +24,7 @@ from funnelrec.models.gradient import (
     GradientSettings,
     Graphs,
     TargetDropout,
+    graphs_memory,
     linear_map,
     table,
     triple_rows,
@@ -36,6 +38,11 @@ from funnelrec.training.sampling import PairSampler, Triples
 from funnelrec.training.seeded import Seeded, SeededSampler
 
 _UP, _CYCLE = 5, 15
+
+# Rows of a node kept until its gradient is known. By a layer: the sum of its neighbors, before and
+# after the bend, and divided by its length; a sign. By a view: alone and among the others. By a
+# memory: queries, keys, values, and what is recalled, joined and averaged, beside the heads'.
+_KEPT_BY_A_LAYER, _KEPT_BY_A_VIEW, _RECALLED = 4.25, 2, 6
 
 
 class RCLSettings(GradientSettings):
@@ -443,6 +450,33 @@ class RCL(EmbeddingRecommender[RCLSettings]):
         "long_weight": Range(1e-3, 0.3, log=True),
         "temperature": Range(0.03, 1.0, log=True),
     }
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of all slices, each with tables, layers, memory and contrasts."""
+        config, kinds = self.config, len(sizes.pairs)
+        slices = config.slices if sizes.dated else 1
+        views = slices * kinds
+        tables, ends = (4 * config.dim * count for count in (sizes.nodes, sizes.n_items))
+        kept = views * (_KEPT_BY_A_LAYER * config.layers + _KEPT_BY_A_VIEW)
+        recalled = (slices - 1) * kinds * (_RECALLED + 2 * config.heads)
+        anchors = min(config.contrast_pairs or config.batch_size, sizes.n_users)
+        contrasts = kinds * (bool(config.long_weight) + slices * bool(config.short_weight))
+        parameters = views * ends
+        return {
+            **super().memory(sizes),
+            "parameters": parameters,
+            "gradients": parameters,
+            "optimizer": 2 * parameters,
+            "best epoch": parameters if sizes.validation else 0,
+            # The target's is thinned anew at every step.
+            "graphs": graphs_memory(sizes, tuple(sizes.pairs))
+            + graphs_memory(sizes, (sizes.target,)) * bool(config.target_dropout)
+            + 8 * sizes.nodes * kinds * (slices - 1),
+            # Gradients of the views, three at a time, and those within a view.
+            "propagation": int((kept + recalled + 3 * kinds + 4) * tables),
+            # Logits against both views and where they are masked; of one contrast, its gradients.
+            "contrast": 4 * anchors * anchors * (3 * contrasts + 6 * bool(contrasts)),
+        }
 
     def network(self, data: TrainingData, generator: torch.Generator) -> RCLNetwork:
         """Return freshly drawn tables and weights over one graph per slice and behavior."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from funnelrec.common.config import Config
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.sizes import Sizes
 from funnelrec.graph.propagation import propagate
 from funnelrec.models.base import Capabilities, register
 from funnelrec.models.gradient import (
@@ -25,6 +26,7 @@ from funnelrec.models.gradient import (
     Init,
     TableNetwork,
     table,
+    unions_memory,
 )
 from funnelrec.models.space import Range, SearchSpace
 from funnelrec.objectives.bpr import bpr_per_row
@@ -400,6 +402,28 @@ class UIPL(EmbeddingRecommender[UIPLSettings]):
         "kl_weight": Range(1e-3, 1.0, log=True),
         "temperature": Range(0.05, 0.5, log=True),
     }
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of all environments: graphs, layers, and the contrast of a batch."""
+        config, kinds = self.config, len(sizes.pairs)
+        together = config.environments == "all"
+        number = 2**kinds - 1 if together else kinds + (kinds > 1)
+        # Each behavior is in half of all sets, or in its own and in that of all.
+        copies = 2 ** (kinds - 1) if together else 1 + (kinds > 1)
+        tables = 4 * config.dim * sizes.nodes
+        rows = min(config.batch_size, sizes.n_users)
+        return {
+            **super().memory(sizes),
+            "graphs": unions_memory(sizes, copies=copies, graphs=number),
+            # Results and layers, the union's before them; the gradient of the results, as it is
+            # found and added up; two layers and two of the gradient.
+            "propagation": ((1 + number) * (1 + config.layers) + 2 * number + 4) * tables,
+            # Everybody's variant parts against a batch: products, with the positive, scaled, what
+            # a softmax keeps, and a gradient.
+            "contrast": 5 * 4 * rows * (1 + number * rows),
+            # Twelve rows of a user in an environment, half of them of gradients.
+            "autoencoder": 12 * 4 * config.dim * rows * number,
+        }
 
     def network(self, data: TrainingData, generator: torch.Generator) -> UIPLNetwork:
         """Return freshly drawn tables over one graph per environment."""

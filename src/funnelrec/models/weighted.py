@@ -90,10 +90,11 @@ class SparseSimilarityRecommender(WeightedRecommender[WeightedT]):
     def memory(self, sizes: Sizes) -> dict[str, int]:
         """Return the bytes of the neighborhoods while they are joined, and of a block, too."""
         most = min(getattr(self.config, "neighbors", sizes.n_items), sizes.n_items)
+        met = sizes.meetings(sizes.edges, sizes.edges)
         return {
             **super().memory(sizes),
-            "neighborhoods": _JOINED * most * sizes.n_items,
-            "products": _PRODUCT * min(PRODUCT_BUDGET, sizes.n_items**2),
+            "neighborhoods": _JOINED * min(most * sizes.n_items, met),
+            "products": _PRODUCT * min(PRODUCT_BUDGET, met),
         }
 
     @abstractmethod

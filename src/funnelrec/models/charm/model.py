@@ -16,15 +16,17 @@ from funnelrec.common.numbers import checked_numbers
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import Interactions, LongArray
+from funnelrec.data.sizes import Sizes
 from funnelrec.data.touched import behavior_bits
 from funnelrec.evaluation.evidence import CompetitorTable, PairEvidence
 from funnelrec.evaluation.scoring import checked_users
 from funnelrec.models.base import Capabilities, register
 from funnelrec.models.charm.learned import Learned
 from funnelrec.models.charm.network import CharmNetwork
-from funnelrec.models.charm.release import ReleasedCharmNetwork
+from funnelrec.models.charm.release import PAIR_BUDGET, ReleasedCharmNetwork
 from funnelrec.models.charm.settings import PRESETS, VARIANTS, CharmSettings
-from funnelrec.models.gradient import GradientRecommender
+from funnelrec.models.charm.stages import COMPETITOR_BUDGET
+from funnelrec.models.gradient import GradientRecommender, contrast_memory, graphs_memory
 from funnelrec.objectives.mutual_information import log_mean_exp
 from funnelrec.training.ordinal_sampling import OrdinalSampler, TouchSampler
 from funnelrec.training.sampling import Sampler
@@ -34,6 +36,10 @@ RECOMPUTE_NODES = 5_000
 RECOMPUTE_CANDIDATES = 50_000
 # Purchases that settle the constant of f; more change it by nothing.
 _CENTER_PAIRS = 2**17
+# Rows kept of a ranked item: its view, query and intent, both sides of its score, and gradients; of
+# an estimate: the inputs of f, two layers before and after their bend, and what they are made of;
+# of a competitor: its view, the candidate's, and their squares.
+_RANKED, _ESTIMATED, _COMPARED = 9, 10, 3
 
 
 @register
@@ -107,6 +113,34 @@ class Charm(GradientRecommender[CharmSettings, CharmNetwork]):
                 f"candidate pairs, and here are {nodes:,} and {candidates:,}; use "
                 "virtual='degree', which is exact for one layer."
             )
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of all stages of a batch, too."""
+        config = self.config
+        rows, dim, others = config.batch_size, 4 * config.dim, len(sizes.pairs) - 1
+        terms = super().memory(sizes)
+        if config.own_edge == "split":
+            # What an epoch leaves of the purchases.
+            terms["graphs"] += graphs_memory(sizes, (sizes.target,))
+        if config.computation == "release":
+            pairs = min(PAIR_BUDGET, rows * rows)
+            return {
+                **terms,
+                "estimates": _ESTIMATED * dim * (pairs + rows * others),
+                "contrast": contrast_memory(rows),
+            }
+        shared = config.negatives > 1
+        ranked = 1 + config.candidates + config.competitors + (not shared)
+        # Shares of all but one behavior and their terms, the sum, and as much of gradients.
+        blocks = 4 + 4 * max(0, others - 1) * (config.attention == "target")
+        return {
+            **terms,
+            "ranked": _RANKED * dim * rows * ranked,
+            # Purchases and candidates for the information, candidates once more for weights.
+            "estimates": _ESTIMATED * dim * rows * (1 + 2 * config.candidates),
+            "competitors": _COMPARED * dim * COMPETITOR_BUDGET,
+            "negatives": blocks * 4 * rows * min(config.negatives, sizes.n_items) * shared,
+        }
 
     def network(self, data: TrainingData, generator: torch.Generator) -> CharmNetwork:
         """Return freshly drawn tables and weights over one graph per behavior."""

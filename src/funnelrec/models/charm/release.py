@@ -27,7 +27,7 @@ from funnelrec.models.gradient import table
 from funnelrec.training.ordinal_sampling import TouchBatch
 
 # Pairs (intent, action) whose inputs of f exist at one time: 3d floats each.
-_PAIR_BUDGET = 2**17
+PAIR_BUDGET = 2**17
 _TINY = 1e-8
 
 
@@ -111,7 +111,7 @@ class ReleasedCharmNetwork(CharmNetwork):
 
         Kept for the gradient, the inputs of f alone would be n * n * 3d floats: 3 GB at n = 2048.
         """
-        step = max(1, _PAIR_BUDGET // len(actions))
+        step = max(1, PAIR_BUDGET // len(actions))
         strips = [
             checkpoint(
                 self._strip,

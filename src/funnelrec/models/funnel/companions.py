@@ -12,6 +12,7 @@ import torch
 from funnelrec.common.random import derived_seed
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.interactions import Interactions
+from funnelrec.data.sizes import Sizes
 from funnelrec.evaluation.evidence import EvidenceModel
 from funnelrec.models.base import FitOptions, Recommender, registry
 from funnelrec.models.funnel.candidates import Candidates, Floats
@@ -85,6 +86,20 @@ class Companions:
             self._models[name] = kind(
                 given, preset=preset, seed=derived_seed(seed, name), device=device
             )
+
+    def memory(self, sizes: Sizes) -> int:
+        """Return the bytes of fitting and keeping all of them, and of a block of scores."""
+        if not self._models:
+            return 0
+        # At a moment nothing is held out.
+        known = replace(sizes, validation=0)
+        fitted = sum(sum(model.memory(known).values()) for model in self._models.values())
+        return fitted + 2 * 4 * min(_BLOCK, sizes.n_users * sizes.n_items)
+
+    @property
+    def evidence(self) -> int:
+        """How many give evidence on touched pairs."""
+        return sum(isinstance(model, EvidenceModel) for model in self._models.values())
 
     def opinions(
         self, now: Moment, data: TrainingData, lists: Sequence[Candidates]

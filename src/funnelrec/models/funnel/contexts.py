@@ -17,8 +17,20 @@ from funnelrec.models.funnel.candidates import Candidates, Doubles, Floats
 BLOCK = 2**20
 """Entries (candidate and item of the context) held at one time."""
 
-_SIDE_BY_SIDE = 4
+SIDE_BY_SIDE = 4
 """Counts kept of one pair of items: four of two bytes are one number of eight."""
+
+
+def kept_densely(n_users: int, n_items: int, budget: int) -> np.dtype[Any] | None:
+    """Return the type of a dense count, None where counts are kept in compressed rows.
+
+    >>> kept_densely(40_000, 12_000, 2**30), kept_densely(40_000, 17_000, 2**30)
+    (dtype('uint16'), None)
+    """
+    if 4 * n_items**2 > budget:
+        return None
+    # No count exceeds the number of users, so most logs need two bytes for each.
+    return np.dtype(np.uint16 if n_users <= np.iinfo(np.uint16).max else np.float32)
 
 
 class PairCounts:
@@ -41,17 +53,16 @@ class PairCounts:
         self._counts = len(pairs)
         self._dense: npt.NDArray[Any] | None = None
         self._rows: list[sp.csr_array] = []
-        if 4 * self.n_items**2 <= budget:
-            # No count exceeds the number of users, so most logs need two bytes for each.
-            small = pairs[0][0].shape[0] <= np.iinfo(np.uint16).max
-            self._kept: npt.DTypeLike = np.uint16 if small else np.float32
-            dense = np.zeros((self.n_items, self.n_items, _SIDE_BY_SIDE), dtype=self._kept)
+        kept = kept_densely(int(pairs[0][0].shape[0]), self.n_items, budget)
+        if kept is not None:
+            self._kept = kept
+            dense = np.zeros((self.n_items, self.n_items, SIDE_BY_SIDE), dtype=kept)
             for place, (left, right) in enumerate(pairs):
                 for start, product in product_blocks(left.T.tocsr(), right):
                     rows = start + np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
                     dense[rows, product.indices, place] = product.data
             # The counts of a pair as one number: gathered in one piece.
-            self._dense = dense.reshape(-1).view(np.uint64 if small else np.complex128)
+            self._dense = dense.reshape(-1).view(np.uint64 if kept.itemsize == 2 else np.complex128)
         else:
             for left, right in pairs:
                 blocks = product_blocks(left.T.tocsr(), right)
@@ -69,7 +80,7 @@ class PairCounts:
         if self._dense is not None:
             found = self._dense[rows * self.n_items + columns].view(self._kept)
             return tuple(
-                found[place::_SIDE_BY_SIDE].astype(np.float32) for place in range(self._counts)
+                found[place::SIDE_BY_SIDE].astype(np.float32) for place in range(self._counts)
             )
         if not len(rows):
             return (np.empty(0, dtype=np.float32),) * self._counts

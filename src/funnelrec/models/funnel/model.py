@@ -14,11 +14,13 @@ from torch import Tensor
 from funnelrec.common.config import Config
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.sizes import Sizes
 from funnelrec.models.base import Capabilities, FitOptions, Recommender, register
 from funnelrec.models.funnel.alignment import alignments
 from funnelrec.models.funnel.candidates import Candidates, sums_per_list
 from funnelrec.models.funnel.companions import Companions
 from funnelrec.models.funnel.features import TouchedFeatures
+from funnelrec.models.funnel.memory import fitting_memory
 from funnelrec.models.funnel.merging import Shares, fit_logistic, softmax
 from funnelrec.models.funnel.moments import Moment, moment, present
 from funnelrec.models.funnel.preference import Preference, untouched_features
@@ -79,15 +81,26 @@ class Funnel(Recommender[FunnelSettings]):
     _tables: Mapping[str, Tensor]
     _trees: Mapping[str, str]
 
-    def _fit(self, data: TrainingData, options: FitOptions) -> None:
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of features, counts of pairs and examples, and those of companions."""
+        companions = self._companions()
+        named = len(self.config.companions)
+        terms = fitting_memory(self.config, sizes, named, companions.evidence)
+        return {**terms, "companions": companions.memory(sizes)} if named else terms
+
+    def _companions(self) -> Companions:
         config = self.config
-        companions = Companions(
+        return Companions(
             config.companions,
             config.companion_settings,
             epochs=config.companion_epochs,
             seed=self.seed,
             device=str(self.device),
         )
+
+    def _fit(self, data: TrainingData, options: FitOptions) -> None:
+        config = self.config
+        companions = self._companions()
         found = alignments(data, least=config.least_alignment)
         weights = {name: part.weight for name, part in found.items() if part.weight > 0}
         self.notes = tuple(

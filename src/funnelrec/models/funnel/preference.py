@@ -17,8 +17,11 @@ from funnelrec.models.funnel.candidates import Candidates, Floats, ranks_and_sco
 from funnelrec.models.funnel.features import Features, Table
 from funnelrec.models.funnel.moments import Moment
 
-_BLOCK = 2**23
+SCORES = 2**23
 """Scores of a block of users held at one time."""
+
+SPARE = 10
+"""Vectors to spare while a spectral basis is looked for."""
 
 _GENTLE = 1 / 3
 """Power of entries and sums in the gentle views: busy users and weak behaviors count for more."""
@@ -50,7 +53,7 @@ def spectral_basis(
     Randomised subspace iteration (Halko, Martinsson, Tropp, "Finding Structure with Randomness",
     SIAM Review 2011) with ten vectors to spare; d is at most the shorter side.
     """
-    width = min(dim + 10, *matrix.shape)
+    width = min(dim + SPARE, *matrix.shape)
     basis = rng.standard_normal((matrix.shape[1], width)).astype(np.float32)
     turned = matrix.T.tocsr()
     for _ in range(rounds):
@@ -165,7 +168,7 @@ class Preference:
             float32 scores by the name of the view, shape ``(n,)``.
         """
         n_users, n_items = self.now.shape
-        step = max(1, _BLOCK // max(n_items, 1))
+        step = max(1, SCORES // max(n_items, 1))
         keys: list[LongArray] = []
         scores: dict[str, list[Floats]] = {name: [] for name in self.views}
         asked = np.arange(n_users) if users is None else np.flatnonzero(users)
