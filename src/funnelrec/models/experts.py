@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from funnelrec.data.dataset import TrainingData
+from funnelrec.data.sizes import Sizes
+from funnelrec.evaluation.scoring import block_users
 from funnelrec.models.gradient import GradientNetwork, GradientRecommender, GradientT
+
+# Blocks beside the scores: highest gates, sums of weights, one expert's share in the making and its
+# products.
+_BLOCKS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +110,11 @@ class ExpertRecommender(GradientRecommender[GradientT, ExpertNetwork]):
     """
 
     _experts: GatedExperts
+
+    def memory(self, sizes: Sizes) -> dict[str, int]:
+        """Return the bytes of blocks of scores in the making, too."""
+        scores = block_users(sizes.n_items) * sizes.n_items
+        return {**super().memory(sizes), "scores of experts": _BLOCKS * 4 * scores}
 
     def _adopt(self, network: ExpertNetwork, data: TrainingData) -> None:
         kept = {name: part.detach() for name, part in _parts(network.scorer()).items()}
