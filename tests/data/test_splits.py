@@ -105,6 +105,22 @@ def test_before_cuts_at_the_earliest_held_out_purchase() -> None:
     assert test == [(1, 3, "buy", 6)]
 
 
+def test_without_a_test_the_last_purchase_validates_and_nothing_is_lost() -> None:
+    parts = split_events(log_of(STORY), LeaveOneOut(test=False))
+    assert parts.test.is_empty()
+    assert pairs_of(parts.validation) == {(1, 3)}
+    assert parts.record.parameters == {"validation": True, "test": False}
+    assert "nothing is held out for a test." in parts.notes
+    # Refitted, a model learns from every event of the log.
+    training, recent, validation, _ = content(parts)
+    assert sorted([*training, *recent, *validation]) == sorted(STORY)
+    whole = split_events(log_of(STORY), LeaveOneOut(test=False, validation=False))
+    assert sorted(content(whole)[0]) == sorted(STORY)
+    single = split_events(log_of([(1, 1, "buy", 1)]), LeaveOneOut(test=False))
+    assert single.validation.is_empty()
+    assert content(single)[0] == [(1, 1, "buy", 1)]
+
+
 def test_what_before_removes_is_counted() -> None:
     assert split_events(log_of(STORY)).notes == (
         "3 auxiliary events after the user's held-out purchase set aside until refitting, "

@@ -15,6 +15,7 @@ import pytest
 from evidence_models import Closed, registered, slow_evidence
 from funnelrec.common.errors import CapabilityError, ConfigError, UsageError
 from funnelrec.data.dataset import Dataset
+from funnelrec.data.interactions import Interactions
 from funnelrec.evaluation.conversion_calibration import calibrate_conversion
 from funnelrec.models import create_model
 from funnelrec.models.runs import train_run
@@ -40,8 +41,9 @@ def by_hand(dataset: Dataset) -> pl.DataFrame:
     rows = []
     for user in range(data.n_users):
         bought = data.purchases.row(user).tolist()
+        known = [*bought, *data.validation.row(user).tolist()]
         for item in data.touched.row(user).tolist():
-            if item in bought:
+            if item in known:
                 continue
             did = [n for n in data.auxiliary if item in data.interactions[n].row(user)]
             h, w, r, weight, rival, s = slow_evidence(user, item, bought)
@@ -75,6 +77,25 @@ def test_the_table_is_that_of_the_definition(model: Closed, tiny_dataset: Datase
     # User 3 touched and never bought, user 1 bought everything touched.
     assert found.filter(user_id="u3")["competitor_id"].null_count() == 2
     assert found.filter(user_id="u1").is_empty()
+
+
+def test_what_validation_bought_is_no_hesitation(tiny_dataset: Dataset) -> None:
+    data = tiny_dataset.training
+    everything = hesitations(Closed().fit(tiny_dataset), tiny_dataset)
+    user, item = everything.select("user_id", "item_id").row(0)
+    pair = (data.user_ids.encode(pl.Series([user])), data.item_ids.encode(pl.Series([item])))
+    bought = Interactions.from_pairs(*pair, n_users=data.n_users, n_items=data.n_items)
+    held = data.validation.merged(bought)
+    known = replace(tiny_dataset, training=replace(data, validation=held))
+    model = Closed().fit(known)
+    left = everything.filter(~((pl.col("user_id") == user) & (pl.col("item_id") == item)))
+    # The calibration, and with it the order, is another one, because validation is.
+    key = ["user_id", "item_id", "behaviors", "events", "score"]
+    found = hesitations(model, known)
+    assert found.select(key).sort(key[:2]).equals(left.select(key).sort(key[:2]))
+    assert user not in item_hesitations(model, item, known)["user_id"].to_list()
+    # Best of the user first: what is left out takes no place among the top.
+    assert hesitations(model, known, users=[user], top=1).height == 1
 
 
 def test_interest_conversion_and_labels_follow_the_calibration(
@@ -242,8 +263,8 @@ def test_a_run_brings_its_own_calibration(tiny_dataset: Dataset, tmp_path: Path)
         refitted = load_evidence_run(tmp_path / "refit")
     assert hesitations(plain).equals(hesitations(Closed().fit(tiny_dataset)))
     table = hesitations(refitted)
-    # Bought since: the validation purchases are no candidates any more.
-    assert table.height == hesitations(plain).height - tiny_dataset.training.validation.nnz
+    # The validation purchases are no candidates of either.
+    assert table.height == hesitations(plain).height
     assert table["label"].null_count() == 0
 
 

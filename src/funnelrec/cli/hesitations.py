@@ -74,6 +74,7 @@ def command(
     from funnelrec.common.memory import prefer_huge_pages
     from funnelrec.evaluation.conversion_calibration import NO_CALIBRATION
     from funnelrec.evaluation.plots import check_plot_path, save_reliability_plot
+    from funnelrec.models.runs import Run
     from funnelrec.serving.artifact import check_memory_of
     from funnelrec.serving.hesitations import (
         Thresholds,
@@ -133,6 +134,13 @@ def command(
                     f"conversion of a touched pair: {stated['base_rate']:.4f}; weak interest: "
                     f"column interest below {stated['interest']:.4f}, substituted above "
                     f"s = {stated['substitution']:.4f}"
+                )
+            if isinstance(loaded, Run) and loaded.dataset.test.nnz:
+                say(
+                    f"note: {loaded.dataset.test.nnz:,} purchases are held out for a test, and "
+                    "may be among these pairs; before going live: funnelrec prepare --no-test, "
+                    "then train --refit.",
+                    stderr=True,
                 )
     if reliability is not None and calibration is not None:
         say(f"plot: {save_reliability_plot(calibration, reliability)}", stderr=True)

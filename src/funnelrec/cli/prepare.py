@@ -175,6 +175,15 @@ def command(
             "--no-validation", help="Hold out no validation purchases.", rich_help_panel=_SPLIT
         ),
     ] = False,
+    no_test: Annotated[
+        bool,
+        typer.Option(
+            "--no-test",
+            help="leave-one-out: hold out nothing for a test; with train --refit a model then "
+            "learns from the whole log, as before going live.",
+            rich_help_panel=_SPLIT,
+        ),
+    ] = False,
     auxiliary: Annotated[
         Literal["keep", "before", "drop_pair"] | None,
         typer.Option(
@@ -221,7 +230,7 @@ def command(
     filters = {"user_core": user_core, "item_core": item_core, "core_by": core_by}
     shares = {"validation_fraction": validation_fraction, "validation_count": validation_count}
     by_split: dict[str, dict[str, Any]] = {
-        "leave-one-out": {"order": order},
+        "leave-one-out": {"order": order, "no_test": no_test or None},
         "time": {
             "test_fraction": test_fraction,
             "validation_from": validation_from,
@@ -325,7 +334,8 @@ def _split(
 
     given = _given(**options)
     if kind == "leave-one-out":
-        return LeaveOneOut.create(given, seed=seed, validation=not no_validation)
+        test = not given.pop("no_test", False)
+        return LeaveOneOut.create(given, seed=seed, validation=not no_validation, test=test)
     if kind == "time":
         for ours, theirs in (("validation_fraction", "validation"), ("test_fraction", "test")):
             if ours in given:

@@ -88,7 +88,8 @@ class LeaveOneOut(_ByUser):
     """Each user's last distinct target pair tests, the one before it validates.
 
     A pair is dated by its first target event. Users with at least three pairs give both, users
-    with two give a test pair alone, users with one stay in training.
+    with two give a test pair alone, users with one stay in training. Without a test the last pair
+    validates: a model that is refitted with the validation pairs then knows the whole log.
     """
 
     order: Literal["auto", "time", "random"] = Field(
@@ -96,6 +97,10 @@ class LeaveOneOut(_ByUser):
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Decides ties in time and random order.")
     validation: bool = Field(True, description="Hold out validation pairs as well.")
+    test: bool = Field(
+        True,
+        description="Hold out test pairs; without, the last pair validates, before going live.",
+    )
 
     @model_validator(mode="after")
     def _validation_is_wanted(self) -> Self:
@@ -371,11 +376,13 @@ def _leave_one_out(pairs: pl.DataFrame, split: LeaveOneOut, events: Events) -> _
         .sort([USER, *keys], descending=[False, *[True] * len(keys)], maintain_order=True)
         .with_columns(place.alias("place"), pl.len().over(USER).alias("pairs"))
     )
-    is_test = (pl.col("place") == 0) & (pl.col("pairs") >= 2)
-    is_validation = (pl.col("place") == 1) & (pl.col("pairs") >= 3)
-    test = ranked.filter(is_test)
-    validation = ranked.filter(is_validation) if split.validation else ranked.clear()
-    if not test.height:
+    # What is held out leaves a user at least one pair.
+    is_test, is_validation = (
+        (pl.col("place") == at) & (pl.col("pairs") >= at + 2) & pl.lit(value=asked)
+        for at, asked in ((0, split.test), (int(split.test), split.validation))
+    )
+    test, validation = ranked.filter(is_test), ranked.filter(is_validation)
+    if split.test and not test.height:
         raise DataError(
             f"no user has two distinct {events.target!r} pairs, so none can be held out for "
             f"testing; of {pairs[USER].n_unique():,} users each has one."
@@ -385,17 +392,18 @@ def _leave_one_out(pairs: pl.DataFrame, split: LeaveOneOut, events: Events) -> _
     if by_time:
         follower = pl.col(FIRST).shift(-1).over(USER)
         # A tie matters where the pair that follows in rank could have been chosen instead.
-        decides = is_test | is_validation if split.validation else is_test
-        ties = ranked.filter((decides & (follower == pl.col(FIRST))).fill_null(value=False))[
-            USER
-        ].n_unique()
+        ties = ranked.filter(
+            ((is_test | is_validation) & (follower == pl.col(FIRST))).fill_null(value=False)
+        )[USER].n_unique()
         if ties:
             notes.append(
                 f"{ties:,} users have several purchases at the date that decides; a draw seeded "
                 f"with {split.seed} chose among them."
             )
     single = pairs[USER].n_unique() - test.height
-    if single:
+    if not split.test:
+        notes.append("nothing is held out for a test.")
+    elif single:
         notes.append(f"{single:,} users with one distinct purchase are not tested.")
     if split.validation and validation.height < test.height:
         notes.append(
@@ -409,7 +417,11 @@ def _leave_one_out(pairs: pl.DataFrame, split: LeaveOneOut, events: Events) -> _
         kind="leave-one-out",
         order="time" if by_time else "random",
         seed=split.seed if ties or not by_time or split._asked else None,
-        parameters={"validation": split.validation, **split._asked},
+        parameters={
+            "validation": split.validation,
+            **({} if split.test else {"test": False}),
+            **split._asked,
+        },
         notes=notes,
     )
 

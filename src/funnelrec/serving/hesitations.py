@@ -221,6 +221,9 @@ def hesitations(
 ) -> pl.DataFrame:
     """Return every touched, not bought pair with what the model says of it.
 
+    Purchases that validation holds are known and left out. Those that a test holds are not: they
+    stand among the pairs until the data are prepared without a test.
+
     Parameters
     ----------
     source
@@ -314,6 +317,7 @@ def hesitation_blocks(
         unseen = PairEvidence(unscored, unscored, unscored, unscored, none, unscored)
         yield frame_of(where, nothing, unseen, marks), 0
         for pairs in touched_not_bought(where.data, numbers, block=block):
+            pairs = not_validated(where, pairs)
             found = where.evidence.pair_evidence(pairs.users, pairs.items)
             order = best_first(where, pairs, found)
             kept = order[found.confidence[order] >= min_confidence]
@@ -362,7 +366,7 @@ def item_hesitations(
     (number,) = where.data.item_ids.encode(pl.Series([item])).tolist()
     if number < 0:
         raise UsageError(f"item {item!r} is not in the data set; name another.")
-    pairs = touched_item(where.data, number)
+    pairs = not_validated(where, touched_item(where.data, number))
     starts = range(0, len(pairs), BLOCK)
     blocks = [
         where.evidence.pair_evidence(pairs.users[at : at + BLOCK], pairs.items[at : at + BLOCK])
@@ -434,6 +438,12 @@ def write_hesitations(
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def not_validated(where: EvidenceSource, pairs: TouchedPairs) -> TouchedPairs:
+    """Return the pairs without those that validation holds: these were bought, and are known."""
+    bought = where.data.validation.contains(pairs.users, pairs.items)
+    return _taken(pairs, np.flatnonzero(~bought)) if bought.any() else pairs
 
 
 def best_first(where: EvidenceSource, pairs: TouchedPairs, found: PairEvidence) -> LongArray:
