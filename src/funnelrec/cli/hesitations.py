@@ -135,6 +135,13 @@ def command(
                     f"column interest below {stated['interest']:.4f}, substituted above "
                     f"s = {stated['substitution']:.4f}"
                 )
+                if substitution is None and not stated["substitution"]:
+                    say(
+                        "note: most validation purchases of touched items had no evidence of a "
+                        "substitute at all, so any evidence makes a pair substituted; set a "
+                        "limit of your own with --substitution.",
+                        stderr=True,
+                    )
             if isinstance(loaded, Run) and loaded.dataset.test.nnz:
                 say(
                     f"note: {loaded.dataset.test.nnz:,} purchases are held out for a test, and "
