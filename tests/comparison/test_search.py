@@ -252,6 +252,15 @@ def test_another_search_in_the_folder_is_refused(tiny_dataset: Dataset, tmp_path
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_folder_with_other_files_is_no_place_for_a_search(
+    tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds other files \(no search\.json of funnelrec"):
+        found(tiny_dataset, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
 def test_damaged_records_are_refused(tiny_dataset: Dataset, tmp_path: Path) -> None:
     found(tiny_dataset, tmp_path, trials=2)
     lines = tmp_path / "trials.jsonl"

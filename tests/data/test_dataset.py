@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -344,6 +346,17 @@ class TestStorage:
         other.save(path)
         assert Dataset.load(path).fingerprint == other.fingerprint
         assert not (path / "behavior-1.safetensors").exists()
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="no such permissions")
+    def test_every_file_follows_the_umask(self, dataset: Dataset, tmp_path: Path) -> None:
+        before = os.umask(0o027)
+        try:
+            path = dataset.save(tmp_path / "data")
+        finally:
+            os.umask(before)
+        assert {part.name: part.stat().st_mode & 0o777 for part in path.iterdir()} == {
+            part.name: 0o640 for part in path.iterdir()
+        }
 
     def test_a_folder_with_other_files_is_not_overwritten(
         self, dataset: Dataset, tmp_path: Path

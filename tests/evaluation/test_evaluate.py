@@ -380,6 +380,7 @@ def test_drawn_users_are_some_of_all_with_their_own_values(dataset: Dataset) -> 
     assert set(other.per_user["user_id"]) != set(drawn.per_user["user_id"])
     everybody = evaluate(scorer, dataset, k=7, users=SampledUsers(10**6))
     assert everybody.per_user.equals(whole.per_user)
+    assert everybody.protocol == whole.protocol
 
 
 @pytest.mark.parametrize("count", [0, -1, True, 2.0])

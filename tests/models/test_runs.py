@@ -218,6 +218,19 @@ def test_nothing_is_overwritten(train: Callable[..., Run], tmp_path: Path) -> No
         train(small("popularity"), tmp_path / "file")
 
 
+def test_a_folder_with_other_files_is_no_place_for_a_run(
+    train: Callable[..., Run], tmp_path: Path
+) -> None:
+    out = tmp_path / "photos"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds other files \(no run\.json of funnelrec in it\)"):
+        train(small(), out)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    (out / "mine.txt").rename(out / MODEL)
+    assert train(small("popularity"), out).record.model == "popularity"
+
+
 def test_what_cannot_be_trained_leaves_no_folder(
     make_dataset: Callable[..., Dataset], tmp_path: Path
 ) -> None:

@@ -56,8 +56,8 @@ def command(
         typer.Option(
             min=1,
             metavar="N",
-            help="Evaluate N users, drawn at random from those with a held-out purchase; the "
-            "protocol of the result says so.",
+            help="Evaluate N users, drawn at random from those with a held-out purchase (all "
+            "where there are no more); the protocol of the result says so.",
         ),
     ] = None,
     users_seed: Annotated[int, typer.Option(help="Decides who is drawn.")] = 0,

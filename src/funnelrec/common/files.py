@@ -27,6 +27,10 @@ if sys.platform != "win32":
 _LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
 # The record of any folder of ours has one of them.
 _SIGNED = ("schema_version", "funnelrec")
+_OTHERS = (
+    "the folder {path} exists and holds other files (no {marker} of funnelrec in it); name another "
+    "folder or empty this one first."
+)
 
 
 @contextmanager
@@ -156,10 +160,7 @@ def _check_replaceable(path: Path, marker: str, ours: Sequence[str]) -> None:
             raise UsageError(f"cannot write the folder {path}: a file of that name exists.")
         names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
         if names and not _signed(path / marker):
-            raise UsageError(
-                f"the folder {path} exists and holds other files (no {marker} of funnelrec in "
-                "it); name another folder or empty this one first."
-            )
+            raise UsageError(_OTHERS.format(path=path, marker=marker))
         known = (marker, *ours, *_LITTER)
         others = [name for name in names if not any(fnmatch(name, one) for one in known)]
         if others:
@@ -169,6 +170,30 @@ def _check_replaceable(path: Path, marker: str, ours: Sequence[str]) -> None:
                 "which funnelrec did not write there; move that away or name another folder."
             )
         make_folder(path.parent)
+
+
+def check_unused(path: Path, *, marker: str, ours: Sequence[str] = ()) -> None:
+    """Refuse to begin work in a folder that holds other people's files; hidden ones are no matter.
+
+    Parameters
+    ----------
+    path
+        The folder; it need not exist.
+    marker
+        The record that it will hold.
+    ours
+        Names, as patterns, of what unfinished work of ours leaves there.
+
+    Raises
+    ------
+    UsageError
+        If it holds anything else.
+    """
+    with _naming(path):
+        names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    known = (".*", *ours, *_LITTER)
+    if any(not any(fnmatch(name, one) for one in known) for name in names):
+        raise UsageError(_OTHERS.format(path=path, marker=marker))
 
 
 def _signed(marker: Path) -> bool:

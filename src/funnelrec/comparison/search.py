@@ -21,7 +21,7 @@ from funnelrec.common.errors import (
     UsageError,
     suggestion,
 )
-from funnelrec.common.files import alone, make_folder, read_json, write_json
+from funnelrec.common.files import alone, check_unused, make_folder, read_json, write_json
 from funnelrec.common.memory import out_of_memory
 from funnelrec.common.optional import require
 from funnelrec.common.random import derived_seed
@@ -155,8 +155,8 @@ def tune(
     ------
     UsageError
         If there are no validation pairs, nothing to search, a setting to search that the model
-        does not have, fewer trials than 1, ``out`` holds another search, or another process
-        searches there.
+        does not have, fewer trials than 1, ``out`` holds another search or other files, or another
+        process searches there.
     CapabilityError
         If the model cannot work on the data.
     CapacityError
@@ -177,7 +177,10 @@ def tune(
     check_training(first, Sizes.of(training), loaded=True)
     judge = _Judge(training, metric, slice_name)
     dimensions = _dimensions(made, training, space)
-    out = make_folder(out)
+    out = Path(out)
+    if not (out / HEADER).exists():
+        check_unused(out, marker=HEADER)
+    make_folder(out)
     _check_header(
         out / HEADER,
         {

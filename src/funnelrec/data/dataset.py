@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from funnelrec.common.errors import DataError, UsageError, suggestion
-from funnelrec.common.files import atomic_folder, read_json, write_json
+from funnelrec.common.files import atomic_folder, atomic_path, read_json, write_json
 from funnelrec.data.interactions import Interactions, LongArray
 
 MANIFEST = "manifest.json"
@@ -551,7 +551,9 @@ def _save_pairs(path: Path, part: Interactions) -> None:
     }
     if part.first is not None and part.last is not None:
         arrays |= {"first": part.first, "last": part.last}
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    # safetensors makes files that only their owner may read; these follow the umask.
+    with atomic_path(path) as temporary:
+        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary)
 
 
 def _load_pairs(path: Path, shape: tuple[int, int]) -> Interactions:

@@ -172,7 +172,8 @@ def evaluate(
         None for the whole catalogue. A sampled protocol never draws a training or held-out target
         pair, names its metrics ``sampled-N/...`` and has no beyond-accuracy metrics.
     users
-        None for every user with a held-out pair, or some of them.
+        None for every user with a held-out pair, or some of them; a draw of all is recorded as
+        all.
     metrics
         Any of hr, ndcg, recall, precision, mrr, map.
     beyond_accuracy
@@ -227,13 +228,17 @@ def evaluate(
     masks = masked_pairs(masked, training)
     # Test pairs stay out of a validation draw: choosing a model must not depend on them.
     known = (training.purchases, training.validation, *([dataset.test] if split == "test" else ()))
+    drawn = users.draw(held_out) if users else None
+    if drawn is not None and len(drawn) == np.count_nonzero(held_out.user_degrees):
+        # Nobody was left out: the same result under the same protocol as without a draw.
+        users = drawn = None
     ranker = HeldOutRanker(
         held_out,
         masks=masks,
         candidates=candidates,
         never_drawn=known if candidates else (),
         score_budget=score_budget,
-        users=users.draw(held_out) if users else None,
+        users=drawn,
     )
     lists = None
     if beyond_accuracy and candidates is None:

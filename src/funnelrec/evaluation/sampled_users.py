@@ -16,7 +16,8 @@ class SampledUsers:
     """That many users with a held-out pair, all of them where there are no more.
 
     The mean over them estimates that over all; the protocol of a result says that they were drawn,
-    and such a result shares no column with one over all users.
+    and such a result shares no column with one over all users. Where the draw leaves nobody out,
+    the protocol says all users.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from funnelrec.common.capacity import MemoryReport
 from funnelrec.common.errors import CapabilityError, DataError, UsageError
-from funnelrec.common.files import make_folder, read_json, write_json
+from funnelrec.common.files import check_unused, make_folder, read_json, write_json
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.sizes import Sizes
 from funnelrec.evaluation.conversion_calibration import ConversionCalibration, calibrate_conversion
@@ -218,8 +218,8 @@ def train_run(
     Raises
     ------
     UsageError
-        If ``out`` holds a finished run, an artifact, a data set or a comparison, or a checkpoint
-        of other settings or data, or ``refit`` is asked for without validation pairs.
+        If ``out`` holds a finished run, something else of funnelrec, other people's files, or a
+        checkpoint of other settings or data, or ``refit`` is asked for without validation pairs.
     CapabilityError
         If the model cannot work on the data set.
     """
@@ -229,6 +229,9 @@ def train_run(
     for marker, kind in _OTHER_FOLDERS.items():
         if (out / marker).is_file():
             raise UsageError(f"{out} holds {kind} ({marker}); name another folder for the run.")
+    # With a checkpoint it is an unfinished run, whatever came there besides.
+    if not any(out.glob(f"*{CHECKPOINT}")):
+        check_unused(out, marker=RECORD, ours=(MODEL, HISTORY, CALIBRATION))
     _check_trainable(dataset, model, refit)
     make_folder(out)
     asked = model.config
