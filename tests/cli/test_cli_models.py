@@ -50,6 +50,13 @@ def test_an_unknown_model() -> None:
     assert "unknown model 'rmbrek': did you mean 'rmbrec'?" in refused("models", "rmbrek")
 
 
+def test_an_extra_is_told() -> None:
+    shown = funnelrec("models", "ials").stdout
+    assert "needs: extra baselines\n" in shown
+    assert "pip install 'funnelrec[baselines]'" in shown
+    assert "extra baselines" in funnelrec("models").stdout
+
+
 def test_the_overview_marks_what_is_reconstructed() -> None:
     marked = {name for name in model_names() if registry.get(name).reconstructed}
     assert {"mbgcn", "mbssl"} <= marked < set(model_names())

@@ -270,8 +270,11 @@ def test_a_log_of_purchases_alone_warns(tmp_path: Path) -> None:
             "--test cannot be combined with --split time; it belongs to --split given.",
         ),
         (["--split", "given"], "--split given needs the held-out purchases: add --test FILE."),
-        (["--split", "time", "--test-fraction", "1.5"], "GlobalTime: test: must be less than 1"),
-        (["--split", "time", "--test-from", "tomorrow"], "GlobalTime: test_from"),
+        (["--split", "time", "--test-fraction", "1.5"], "test: must be less than 1"),
+        (
+            ["--split", "time", "--test-from", "tomorrow"],
+            "test_from: must be a date such as 2024-05-01 or",
+        ),
         (
             ["--validation-fraction", "0.1", "--validation-count", "5"],
             "--validation-fraction cannot be combined with --validation-count; leave one of them "
@@ -293,14 +296,18 @@ def test_a_log_of_purchases_alone_warns(tmp_path: Path) -> None:
             ["--split", "given", "--no-validation", "--holdout-minimum", "2"],
             "--no-validation cannot be combined with --holdout-minimum; leave one of them out.",
         ),
-        (["--validation-count", "0"], "LeaveOneOut: validation_count: must be greater than"),
+        (["--validation-count", "0"], "validation_count: must be greater than"),
         (["--validation-count", "5000"], "validation_count=5000 asks for more users than the"),
+        (
+            ["--split", "foo"],
+            "Invalid value for '--split': 'foo' is not one of 'leave-one-out', 'time', 'given'.",
+        ),
         (["--columns", "user_id"], "--columns must be name=value pairs, got 'user_id'."),
         (["--columns", "user=uid"], "unknown key 'user' in columns: did you mean 'user_id'?"),
         (["--behaviors", "view,view"], "behaviors must name each behavior once"),
         (["--user-core", "-1"], "user_core must be an integer of at least 0, got -1."),
         (["--user-core", "1000"], "no 'purchase' pair is left with user_core=1000"),
-        (["--seed", "-1"], "LeaveOneOut: seed: must be greater than or equal to 0, got -1."),
+        (["--seed", "-1"], "seed: must be greater than or equal to 0, got -1."),
     ],
 )
 def test_options_that_cannot_be(

@@ -63,6 +63,8 @@ def test_unknown_users(run: Path, tmp_path: Path) -> None:
     assert message.startswith("1 of the users asked for are not in the data set")
     assert message.endswith("leave them out, or ask with --unknown-users skip.")
     assert not (tmp_path / "r.csv").exists()
+    alone = refused("recommend", run, "--user", "nobody", "--out", tmp_path / "r.csv")
+    assert alone == "the user 'nobody' is not in the data set; name another."
     result = funnelrec(*asked, "--unknown-users", "skip")
     assert result.stderr == "1 unknown users left out\n"
     assert pl.read_csv(tmp_path / "r.csv")["user_id"].unique().to_list() == ["u00001"]
@@ -87,7 +89,16 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
         "recommend", run, "--k", "0", *out
     )
     assert "did you mean 'touched'" in refused("recommend", run, "--exclude", "touch", *out)
-    assert "is no finished run" in refused("recommend", tmp_path, *out)
+    assert refused("recommend", run, "--exclude", "nothing", *out) == (
+        "unknown exclude 'nothing'. Known: none, touched, train-target, validation."
+    )
+    neither = refused("recommend", tmp_path, *out)
+    assert neither.startswith(f"{tmp_path} is no finished run and no artifact: there is neither")
+    assert "funnelrec export RUN" in neither
+    log = tmp_path / "wrongcol.csv"
+    log.write_text("user_id,item,behavior\n1,2,view\n")
+    history = refused("recommend", run, "--history", log, *out)
+    assert history.endswith("Rename 'item' to 'item_id'.")
     missing = tmp_path / "missing.csv"
     assert refused("recommend", run, "--users-file", missing) == f"no such file: {missing}."
     wrong = tmp_path / "wrong.csv"

@@ -93,6 +93,9 @@ def test_mistakes(dataset: Path, tmp_path: Path) -> None:
     assert "did you mean 'rmbrec'" in refused("train", dataset, "--model", "rmbrek", *out)
     mf = ("train", dataset, "--model", "mf_bpr", *out)
     assert "did you mean 'dim'" in refused(*mf, "--set", "dims=8")
+    assert "'--threads': must be greater than or equal to 1, got 0." in refused(
+        *mf, "--threads", "0"
+    )
     assert "dim: must be greater than or equal to 1, got 0" in refused(*mf, "--set", "dim=0")
     assert "must be written key=value" in refused(*mf, "--set", "dim")
     assert "unknown preset 'paper' of mf_bpr: it has none." in refused(*mf, "--preset", "paper")

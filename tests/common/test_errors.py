@@ -7,11 +7,12 @@ from funnelrec.common.errors import FunnelrecError, TrainingDivergedError, Usage
 
 
 def test_a_near_name_is_suggested_and_all_are_listed_sorted() -> None:
-    assert suggestion("vew", ["view", "cart"]) == "did you mean 'view'? Known: cart, view."
+    assert suggestion("vew", ["view", "cart"]) == ": did you mean 'view'? Known: cart, view."
 
 
 def test_without_a_near_name_the_known_ones_are_listed() -> None:
-    assert suggestion("xyz", ["view", "cart"]) == "Known: cart, view."
+    assert suggestion("xyz", ["view", "cart"]) == ". Known: cart, view."
+    assert suggestion("xyz", []) == ". There are none."
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ class TestTrainingData:
         [
             (
                 {"target": "buy"},
-                "target behavior 'buy' is not among the behaviors: Known: cart, purchase, view.",
+                "target behavior 'buy' is not among the behaviors. Known: cart, purchase, view.",
             ),
             (
                 {"behaviors": ("view", "purchase")},
@@ -346,6 +346,14 @@ class TestStorage:
         other.save(path)
         assert Dataset.load(path).fingerprint == other.fingerprint
         assert not (path / "behavior-1.safetensors").exists()
+
+    def test_it_is_printed_in_short(self, dataset: Dataset) -> None:
+        assert repr(dataset.training) == (
+            "TrainingData(3 users, 4 items; training pairs: view 4, cart 2, purchase 3; "
+            f"validation {dataset.training.validation.nnz})"
+        )
+        assert repr(dataset).endswith(f", test {dataset.test.nnz} of 'purchase')")
+        assert repr(dataset.training.purchases) == "Interactions(3 pairs, 3 x 4, undated)"
 
     @pytest.mark.skipif(sys.platform == "win32", reason="no such permissions")
     def test_every_file_follows_the_umask(self, dataset: Dataset, tmp_path: Path) -> None:

@@ -169,6 +169,10 @@ def test_column_names_that_do_not_fit(
 
 def test_another_separator_is_recognized(tmp_path: Path) -> None:
     LOG.write_csv(tmp_path / "log.csv", separator=";")
+    parts = _folder(tmp_path)
+    (parts / "part-2.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(DataError, match=r"cannot read .*part-2\.parquet: "):
+        read_events(parts)
     with pytest.raises(DataError, match="seem to be separated by ';'; use a comma"):
         read_events(tmp_path / "log.csv")
 
@@ -506,8 +510,8 @@ def test_the_message_counts_and_shows_bad_rows() -> None:
         read_events(frame, behaviors=["view", "purchase"])
     assert str(caught.value) == (
         "3 of 5 rows of polars DataFrame cannot be used: user_id is null (1 rows); unknown "
-        "behavior: 'wish' (2), 'like' (1); named are 'view', 'purchase' (3 rows); timestamp is "
-        "negative (1 rows).\n"
+        "behavior: 'wish' (2), 'like' (1), not among behaviors=['view', 'purchase']; add it there, "
+        "or take these rows out (3 rows); timestamp is negative (1 rows).\n"
         "The first of them:\n"
         "  row 1: user_id is null; unknown behavior; timestamp is negative: user_id=None, "
         "item_id='a', behavior='wish', timestamp=-5\n"

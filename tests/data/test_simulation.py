@@ -417,7 +417,7 @@ def test_without_tastes_nothing_is_collaborative_about_the_log() -> None:
             r"n_categories must be at most n_items \(1000\), got 2000; lower it, raise n_items",
         ),
         ({"noise": 1.0}, "noise: must be less than or equal to 0.9, got 1.0"),
-        ({"nose": 0.1}, "unknown setting 'nose' of ShopConfig: did you mean 'noise'"),
+        ({"nose": 0.1}, "unknown setting 'nose': did you mean 'noise'"),
         ({"n_users": 3, "n_items": 3, "n_categories": 1}, "noise must be small enough for the"),
         (
             {"hesitation_share": 1.0, "settle_share": 0.0, "resolve_share": 0.0},

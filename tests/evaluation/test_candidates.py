@@ -65,5 +65,8 @@ def test_too_few_free_items_are_named() -> None:
 @pytest.mark.parametrize("bad", [{"n": 0}, {"n": 2.0}, {"n": True}, {"seed": -1}])
 def test_bad_settings_are_named(bad: dict[str, int]) -> None:
     name = next(iter(bad))
-    with pytest.raises(ConfigError, match=f"{name} of SampledCandidates must be a whole number"):
+    what = {"n": "number", "seed": "seed"}[name]
+    with pytest.raises(
+        ConfigError, match=f"the {what} of .*drawn negatives must be a whole number"
+    ):
         SampledCandidates(**bad)

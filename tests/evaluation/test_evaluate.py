@@ -381,6 +381,9 @@ def test_drawn_users_are_some_of_all_with_their_own_values(dataset: Dataset) -> 
     everybody = evaluate(scorer, dataset, k=7, users=SampledUsers(10**6))
     assert everybody.per_user.equals(whole.per_user)
     assert everybody.protocol == whole.protocol
+    printed = repr(everybody)
+    assert f"{whole.slices['overall']['users']} users: hr@7 " in printed
+    assert len(printed) < 1000
 
 
 @pytest.mark.parametrize("count", [0, -1, True, 2.0])

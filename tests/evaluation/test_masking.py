@@ -26,6 +26,9 @@ def test_policies_have_one_canonical_form(
 def test_faults_are_named() -> None:
     with pytest.raises(UsageError, match="unknown mask 'train_target': did you mean 'train-targ"):
         resolve_masks("train_target", "test")
+    assert resolve_masks("none", "test") == ()
+    with pytest.raises(UsageError, match="'none' stands alone"):
+        resolve_masks(["none", "touched"], "test")
     with pytest.raises(UsageError, match="'validation' would hide the very pairs"):
         resolve_masks(["validation"], "validation")
 

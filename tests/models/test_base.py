@@ -195,9 +195,7 @@ class TestConstruction:
     def test_an_unknown_setting_is_refused(self) -> None:
         with pytest.raises(ConfigError) as caught:
             create_model("mf_bpr", dims=3)
-        assert str(caught.value).startswith(
-            "unknown setting 'dims' of MFBPRSettings: did you mean 'dim'? Known: "
-        )
+        assert str(caught.value).startswith("unknown setting 'dims': did you mean 'dim'? Known: ")
 
     @pytest.mark.parametrize("device", ["tpu", "meta", "gpu0"])
     def test_an_unknown_device_is_refused(self, device: str) -> None:
@@ -404,8 +402,8 @@ class TestRecommend:
             ({"k": True}, "k must be a whole number of at least 1, got True."),
             (
                 {"exclude": ["touchd"]},
-                "unknown mask 'touchd': did you mean 'touched'? Known: touched, train-target, "
-                "validation.",
+                "unknown exclude 'touchd': did you mean 'touched'? Known: none, touched, "
+                "train-target, validation.",
             ),
             (
                 {"unknown_users": "ignore"},

@@ -119,5 +119,5 @@ def test_it_needs_an_auxiliary_behavior(make_dataset: Make) -> None:
 
 @pytest.mark.parametrize("settings", [{"smoothing": 0}, {"combine": "mean"}])
 def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"ConversionSettings: {next(iter(settings))}: must be"):
+    with pytest.raises(ConfigError, match=f"^{next(iter(settings))}: must be"):
         create_model("conversion", **settings)

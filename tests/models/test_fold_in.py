@@ -306,7 +306,9 @@ class TestReports:
         ):
             with pytest.raises(UsageError, match=message):
                 model.recommend(**arguments)  # type: ignore[arg-type]
-        with pytest.raises(DataError, match="unknown behavior 'buy': Known: cart, purchase, view"):
+        with pytest.raises(
+            DataError, match=r"unknown behavior 'buy'\. Known: cart, purchase, view"
+        ):
             model.recommend(history=history(("a", 100, "buy")))
         with pytest.raises(DataError, match="has no column 'behavior'"):
             model.recommend(history=log.drop("behavior"))

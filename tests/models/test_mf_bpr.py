@@ -116,5 +116,5 @@ def test_training_lowers_the_loss(tiny_dataset: Dataset) -> None:
 
 
 def test_a_bad_setting_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"MFBPRSettings: l2: must be greater than or equal to 0"):
+    with pytest.raises(ConfigError, match=r"^l2: must be greater than or equal to 0"):
         create_model("mf_bpr", l2=-1)

@@ -205,7 +205,10 @@ class TestRefusals:
         with pytest.raises(DataError, match=r"is no artifact: there is no artifact\.json in it"):
             load_artifact(tmp_path)
         (tmp_path / "artifact.json").write_text("[]")
-        with pytest.raises(DataError, match="is no record of an artifact"):
+        with pytest.raises(DataError, match=r"is no record of an artifact \(missing or wrong: all"):
+            load_artifact(tmp_path)
+        (tmp_path / "artifact.json").write_text("{}")
+        with pytest.raises(DataError, match=r"model.* and \d more\); make .* funnelrec export RUN"):
             load_artifact(tmp_path)
 
     def test_a_model_that_is_not_installed(self, path: Path) -> None:

@@ -277,6 +277,8 @@ def test_mistakes(model: Closed, tiny_dataset: Dataset, tmp_path: Path) -> None:
         load_evidence_run(tmp_path / "run")
     with pytest.raises(UsageError, match=r"1 of the users asked for are not .*'nobody'"):
         hesitations(model, users=["u1", "nobody"])
+    with pytest.raises(UsageError, match="the user 'nobody' is not in the data set"):
+        hesitations(model, users=["nobody"])
     with pytest.raises(UsageError, match=r"users must be a list.*write \['u1'\]"):
         hesitations(model, users="u1")
     with pytest.raises(UsageError, match="top must be a whole number of at least 1, got 0"):

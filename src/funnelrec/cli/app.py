@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
@@ -106,7 +107,7 @@ def _explain(error: Exception, args: Sequence[str], options: set[str]) -> int:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         context = getattr(error, "ctx", None)
         help_text = f" See: {context.command_path} --help" if context is not None else ""
-        complain("error", f"{str(error.format_message()).rstrip('.')}.{help_text}")
+        complain("error", f"{_plain(error, args)}.{help_text}")
         return int(error.exit_code)
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
@@ -115,6 +116,19 @@ def _explain(error: Exception, args: Sequence[str], options: set[str]) -> int:
     hint = "" if wants_trace else f" Set {TRACEBACK}=1 to see where it happened."
     complain("error", f"unexpected {type(error).__name__}: {error}.{hint}")
     return FAILED
+
+
+def _plain(error: Any, args: Sequence[str]) -> str:
+    """Return what typer says of an option, without pydantic's words and with the value given."""
+    message = str(error.format_message()).rstrip(".").replace("Value error, ", "")
+    if "Input should be" not in message:
+        return message
+    names = getattr(getattr(error, "param", None), "opts", ())
+    given = [value for name, value in pairwise(args) if name in names]
+    given += [word.partition("=")[2] for word in args if word.partition("=")[0] in names]
+    values = [value for value in given if value]
+    message = message.replace("Input should be", "must be")
+    return f"{message}, got {values[-1]}" if values else message
 
 
 def _show_warning(

@@ -59,11 +59,16 @@ def _overview(described: list[dict[str, Any]]) -> Table:
             model["name"],
             model["summary"],
             f"{model['reference']} {_MARK}" if model["reconstructed"] else model["reference"],
-            listed(model["needs"]),
+            listed(_needs(model)),
             listed(model["presets"]),
         )
         table.add_row(*map(Text, cells))
     return table
+
+
+def _needs(model: dict[str, Any]) -> list[str]:
+    """Return what a model needs, of the data and of the installation."""
+    return [*model["needs"], *([f"extra {model['extra']}"] if model["extra"] else [])]
 
 
 def _print_one(model: dict[str, Any]) -> None:
@@ -71,7 +76,9 @@ def _print_one(model: dict[str, Any]) -> None:
     say(f"reference: {model['reference']}")
     if model["reconstructed"]:
         say(f"reconstructed: {model['reconstructed']}")
-    say(f"needs: {listed(model['needs'])}")
+    say(f"needs: {listed(_needs(model))}")
+    if model["extra"]:
+        say(f"install it with: pip install 'funnelrec[{model['extra']}]'")
     if model["reads_if_there"]:
         say(f"reads if there: timestamps; without them {model['without_timestamps']}")
     for kind in ("preset", "variant"):

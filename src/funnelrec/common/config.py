@@ -29,7 +29,7 @@ class Config(BaseModel):
     >>> Settings.create(layer=2)
     Traceback (most recent call last):
         ...
-    funnelrec.common.errors.ConfigError: unknown setting 'layer' of Settings: did you mean 'layers'? Known: layers.
+    funnelrec.common.errors.ConfigError: unknown setting 'layer': did you mean 'layers'? Known: layers.
     """  # noqa: E501 - the message is one line
 
     model_config = ConfigDict(
@@ -49,28 +49,38 @@ class Config(BaseModel):
         for key in merged:
             if key not in cls.model_fields:
                 raise ConfigError(
-                    f"unknown setting {key!r} of {cls.__name__}: "
-                    f"{suggestion(key, list(cls.model_fields))}"
+                    f"unknown setting {key!r}{suggestion(key, list(cls.model_fields))}"
                 )
         try:
             return cls.model_validate(merged)
         except ValidationError as error:
-            raise ConfigError(_sentence(cls.__name__, error)) from error
+            raise ConfigError(_sentence(error)) from error
 
     def replace(self, **overrides: Any) -> Self:
         """Return a copy with some fields changed, validated like a new one."""
         return type(self).create(self.model_dump(), **overrides)
 
 
-def _sentence(owner: str, error: ValidationError) -> str:
+def _sentence(error: ValidationError) -> str:
     parts = []
     for fault in error.errors():
-        name = ".".join(str(part) for part in fault["loc"]) or "combination of settings"
+        name = ".".join(str(part) for part in fault["loc"])
         rule = fault["msg"].removeprefix("Value error, ")
         rule = rule.replace("Input should be", "must be")
         given = "" if fault["type"] == "value_error" and not fault["loc"] else fault["input"]
-        parts.append(f"{name}: {rule}" + (f", got {given!r}" if given != "" else ""))
-    return f"{owner}: {'; '.join(parts)}."
+        parts.append(
+            (f"{name}: {rule}" if name else rule) + (f", got {given!r}" if given != "" else "")
+        )
+    return f"{'; '.join(parts)}."
+
+
+def faulty_fields(error: ValidationError) -> str:
+    """Return what of a stored record is missing or wrong, by name, for a sentence."""
+    names = list(
+        dict.fromkeys(".".join(map(str, fault["loc"])) or "all of it" for fault in error.errors())
+    )
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"missing or wrong: {', '.join(names[:3])}{more}"
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:

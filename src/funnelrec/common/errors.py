@@ -43,11 +43,15 @@ class TrainingDivergedError(FunnelrecError):
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """Return what to say of an unknown name: the nearest known ones, then all of them.
+    """Return the end of a sentence on an unknown name: the nearest known one, then all of them.
 
-    >>> suggestion("lightgnc", ["lightgcn", "rmbrec"])
-    "did you mean 'lightgcn'? Known: lightgcn, rmbrec."
+    >>> "unknown model 'lightgnc'" + suggestion("lightgnc", ["lightgcn", "rmbrec"])
+    "unknown model 'lightgnc': did you mean 'lightgcn'? Known: lightgcn, rmbrec."
+    >>> "unknown model 'elsa'" + suggestion("elsa", ["lightgcn", "rmbrec"])
+    "unknown model 'elsa'. Known: lightgcn, rmbrec."
     """
+    if not known:
+        return ". There are none."
     near = get_close_matches(name, list(known), n=1)
     listed = f"Known: {', '.join(sorted(known))}."
-    return f"did you mean {near[0]!r}? {listed}" if near else listed
+    return f": did you mean {near[0]!r}? {listed}" if near else f". {listed}"

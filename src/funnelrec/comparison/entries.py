@@ -134,7 +134,7 @@ def _from_word(word: str, spec: Mapping[str, Any]) -> Entry:
     parts = {name: value.strip() for name, value in found.groupdict().items() if value}
     if parts["model"] not in registry.names():
         known = [*registry.names(), *spec]
-        raise ConfigError(f"unknown model {parts['model']!r}: {suggestion(parts['model'], known)}")
+        raise ConfigError(f"unknown model {parts['model']!r}{suggestion(parts['model'], known)}")
     return Entry(label=word, **parts)  # type: ignore[arg-type]  # the three names of the pattern
 
 
@@ -143,9 +143,7 @@ def _from_spec(label: str, given: Mapping[str, Any]) -> Entry:
         raise ConfigError(f"the entry {label!r} must be a table of settings, got {given!r}.")
     for key in given:
         if key not in _KEYS:
-            raise ConfigError(
-                f"unknown key {key!r} of the entry {label!r}: {suggestion(key, _KEYS)}"
-            )
+            raise ConfigError(f"unknown key {key!r} of the entry {label!r}{suggestion(key, _KEYS)}")
     kinds = {"settings": Mapping, "refit": bool}
     for key, value in given.items():
         kind = kinds.get(key, str)

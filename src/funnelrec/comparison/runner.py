@@ -422,7 +422,7 @@ def _grid(entries: Sequence[Entry], asked: Mapping[str, Sequence[Any]]) -> list[
                 }
             )
             raise ConfigError(
-                f"no entry has a setting {setting!r} to vary: {suggestion(setting, known)}"
+                f"no entry has a setting {setting!r} to vary{suggestion(setting, known)}"
             )
         if not values:
             raise ConfigError(f"the setting {setting!r} has no values to try; name some.")

@@ -168,7 +168,7 @@ def tune(
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise UsageError(f"trials must be a whole number of at least 1, got {trials!r}.")
     if slice_name not in SLICES:
-        raise UsageError(f"unknown slice {slice_name!r}: {suggestion(str(slice_name), SLICES)}")
+        raise UsageError(f"unknown slice {slice_name!r}{suggestion(str(slice_name), SLICES)}")
     training = data.training if isinstance(data, Dataset) else data
     optuna = require("optuna", "tune")
     made = _Maker(registry.get(model), dict(settings or {}), preset, seed, device)
@@ -300,7 +300,7 @@ def _dimensions(
         if name not in fields:
             raise UsageError(
                 f"the search space names a setting that {model.name} does not have: "
-                f"{name!r}: {suggestion(name, list(fields))}"
+                f"{name!r}{suggestion(name, list(fields))}"
             )
         if name in fixed:
             continue

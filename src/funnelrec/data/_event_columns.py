@@ -159,7 +159,10 @@ def parsed_behaviors(
             f"{' or '.join(repr(n) for n in from_log)} in column {raw.names[BEHAVIOR]!r}, which "
             f"holds: {seen or 'only nulls'}."
         )
-    rule = f"unknown behavior: {strangers}; named are {', '.join(repr(n) for n in order)}"
+    rule = (
+        f"unknown behavior: {strangers}, not among behaviors={list(order)}; add it there, or take "
+        "these rows out"
+    )
     return Column(BEHAVIOR, values, {"behavior is null": text.is_null(), rule: unknown})
 
 

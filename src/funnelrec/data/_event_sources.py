@@ -49,26 +49,36 @@ def read_raw(
     *,
     required: Sequence[str],
     optional: Sequence[str],
+    renames: bool = True,
 ) -> RawLog:
-    """Return the wanted columns of a source, values as they are; ``columns`` renames."""
+    """Return the wanted columns of a source, values as they are; ``columns`` renames.
+
+    ``renames`` says whether the caller's caller can give ``columns``, for messages.
+    """
     given = dict(columns or {})
     known = (USER, ITEM, BEHAVIOR, TIMESTAMP)
     for name in given:
         if name not in known:
-            raise UsageError(f"unknown key {name!r} in columns: {suggestion(name, known)}")
+            raise UsageError(f"unknown key {name!r} in columns{suggestion(name, known)}")
     name = source_name(source)
     path = Path(source) if isinstance(source, (str, Path)) else None
     with _reading(name):
         parts = _open(source, path)
-        present = parts[0].collect_schema().names()
+        files = _parquet_parts(path) if path is not None and path.is_dir() else [name]
+        schemas = []
+        for file, part in zip(files, parts, strict=True):
+            # A folder of files is no help to who looks for the bad one.
+            with _reading(str(file)):
+                schemas.append(part.collect_schema().names())
+        present = schemas[0]
         wanted = {ours: given.get(ours, ours) for ours in required}
         wanted |= {
             ours: given.get(ours, ours) for ours in optional if ours in given or ours in present
         }
         if len(set(wanted.values())) < len(wanted):
             raise UsageError(f"columns must name a different column each, got {wanted}.")
-        for part in parts:
-            _check_columns(wanted, part.collect_schema().names(), name)
+        for file, names in zip(files, schemas, strict=True):
+            _check_columns(wanted, names, str(file), renames)
         chosen = [
             part.select(pl.col(theirs).alias(o) for o, theirs in wanted.items()) for part in parts
         ]
@@ -163,7 +173,9 @@ def _parquet_parts(folder: Path) -> list[Path]:
     )
 
 
-def _check_columns(wanted: Mapping[str, str], present: Sequence[str], source: str) -> None:
+def _check_columns(
+    wanted: Mapping[str, str], present: Sequence[str], source: str, renames: bool
+) -> None:
     missing = {ours: theirs for ours, theirs in wanted.items() if theirs not in present}
     if not missing:
         return
@@ -175,11 +187,17 @@ def _check_columns(wanted: Mapping[str, str], present: Sequence[str], source: st
         sentences.append(f"{theirs!r}{hint}")
         fix[ours] = plain[near[0]] if near else "..."
     separator = next((s for s in ";\t|" if len(present) == 1 and s in present[0]), None)
-    advice = (
-        f"The values seem to be separated by {separator!r}; use a comma."
-        if separator
-        else f"Name yours with columns={fix}."
-    )
+    if separator:
+        advice = f"The values seem to be separated by {separator!r}; use a comma"
+        advice += ", or let the file's name end in .tsv." if separator == "\t" else "."
+    elif renames:
+        advice = f"Name yours with columns={fix}."
+    else:
+        told = (
+            f"{'the one you mean' if theirs == '...' else repr(theirs)} to {ours!r}"
+            for ours, theirs in fix.items()
+        )
+        advice = f"Rename {' and '.join(told)}."
     raise DataError(
         f"{source} has no column {' and no column '.join(sentences)}. It has: "
         f"{', '.join(repr(name) for name in present)}. {advice}"

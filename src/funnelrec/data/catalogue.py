@@ -251,7 +251,7 @@ def named_dataset(name: str) -> NamedDataset:
     """
     known = named_datasets()
     if name not in known:
-        raise DataError(f"unknown data set {name!r}: {suggestion(name, known)}")
+        raise DataError(f"unknown data set {name!r}{suggestion(name, known)}")
     return known[name]
 
 

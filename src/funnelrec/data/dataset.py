@@ -195,7 +195,7 @@ class TrainingData:
     def __post_init__(self) -> None:
         if self.target not in self.behaviors:
             raise DataError(
-                f"target behavior {self.target!r} is not among the behaviors: "
+                f"target behavior {self.target!r} is not among the behaviors"
                 f"{suggestion(self.target, self.behaviors)}"
             )
         if set(self.interactions) != set(self.behaviors):
@@ -209,6 +209,17 @@ class TrainingData:
         ordered = {name: self.interactions[name] for name in self.behaviors}
         object.__setattr__(self, "interactions", MappingProxyType(ordered))
         object.__setattr__(self, "recent", MappingProxyType(dict(self.recent)))
+
+    def __repr__(self) -> str:
+        """Return the sizes; the arrays are too long to read."""
+        return f"TrainingData({self._sizes()})"
+
+    def _sizes(self) -> str:
+        pairs = ", ".join(f"{name} {part.nnz:,}" for name, part in self.interactions.items())
+        return (
+            f"{self.n_users:,} users, {self.n_items:,} items; training pairs: {pairs}; "
+            f"validation {self.validation.nnz:,}"
+        )
 
     @property
     def n_users(self) -> int:
@@ -305,7 +316,7 @@ class TrainingData:
         """
         for name in behaviors:
             if name not in self.behaviors:
-                raise DataError(f"unknown behavior {name!r}: {suggestion(name, self.behaviors)}")
+                raise DataError(f"unknown behavior {name!r}{suggestion(name, self.behaviors)}")
             if name == self.target:
                 raise DataError(f"the target behavior {name!r} cannot be left out.")
         kept = tuple(name for name in self.behaviors if name not in behaviors)
@@ -346,6 +357,11 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.test.shape != self.training.shape:
             raise DataError(f"test must have shape {self.training.shape}, got {self.test.shape}.")
+
+    def __repr__(self) -> str:
+        """Return name and sizes; the arrays are too long to read."""
+        sizes = f"{self.training._sizes()}, test {self.test.nnz:,} of {self.target!r}"
+        return f"Dataset({self.manifest.name!r}: {sizes})"
 
     @property
     def behaviors(self) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ class Events:
     def __post_init__(self) -> None:
         if self.target not in self.behaviors:
             raise DataError(
-                f"target behavior {self.target!r} is not among the behaviors: "
+                f"target behavior {self.target!r} is not among the behaviors"
                 f"{suggestion(self.target, self.behaviors)}"
             )
         wanted = [USER, ITEM, BEHAVIOR, *([TIMESTAMP] if self.dated else [])]
@@ -200,7 +200,7 @@ def read_events(
     names = tuple(dict.fromkeys(order.values()))
     goal = names[-1] if target is None else target
     if goal not in names:
-        raise DataError(f"target {goal!r} is not among the behaviors: {suggestion(goal, names)}")
+        raise DataError(f"target {goal!r} is not among the behaviors{suggestion(goal, names)}")
     parsed.append(parsed_behaviors(text, order, names, goal, raw))
     unit: TimestampUnit = "none"
     if TIMESTAMP in raw.frame.columns:
@@ -296,7 +296,7 @@ def _in_words(unit: TimestampUnit) -> str:
 
 def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise UsageError(f"unknown {argument} {value!r}: {suggestion(value, allowed)}")
+        raise UsageError(f"unknown {argument} {value!r}{suggestion(value, allowed)}")
 
 
 def _quarantine_target(given: str | Path | None, raw: RawLog) -> Path:

@@ -132,7 +132,7 @@ def k_core(
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ConfigError(f"{name} must be an integer of at least 0, got {value!r}.")
     if by not in ("target", "all"):
-        raise ConfigError(f"unknown core {by!r}: {suggestion(by, ('target', 'all'))}")
+        raise ConfigError(f"unknown core {by!r}{suggestion(by, ('target', 'all'))}")
     if by == "target" and target is None:
         raise DataError("k_core by target needs the name of the target behavior.")
     counted = frame if by == "all" else frame.filter(pl.col(BEHAVIOR) == target)

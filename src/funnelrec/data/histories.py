@@ -195,7 +195,7 @@ def _kinds(names: pl.Series, behaviors: Sequence[str]) -> LongArray:
     if (kinds < 0).any():
         strange = names[int((kinds < 0).argmax())]
         raise DataError(
-            f"the history holds the unknown behavior {strange!r}: "
+            f"the history holds the unknown behavior {strange!r}"
             f"{suggestion(str(strange), behaviors)}"
         )
     return kinds
@@ -207,7 +207,7 @@ def _raw(source: Any, columns: Any) -> RawLog:
     if plain and all(name in source.columns for name in _COLUMNS):
         names = {name: name for name in _COLUMNS}
         return RawLog(source, names, source_name(source), None, False)
-    return read_raw(source, columns, required=_COLUMNS, optional=())
+    return read_raw(source, columns, required=_COLUMNS, optional=(), renames=columns is not None)
 
 
 def _identifiers(raw: RawLog, name: str) -> pl.Series:

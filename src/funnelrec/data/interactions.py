@@ -57,6 +57,11 @@ class Interactions:
             if array is not None:
                 array.setflags(write=False)
 
+    def __repr__(self) -> str:
+        """Return the sizes; the arrays are too long to read."""
+        dated = "undated" if self.first is None else "dated"
+        return f"Interactions({self.nnz:,} pairs, {self.n_users:,} x {self.n_items:,}, {dated})"
+
     @classmethod
     def from_pairs(
         cls,

@@ -129,7 +129,7 @@ def _shares(data: TrainingData, name: str, given: float | Mapping[str, float]) -
         for behavior in given:
             if behavior not in data.auxiliary:
                 raise DataError(
-                    f"{name} names the unknown behavior {behavior!r}: "
+                    f"{name} names the unknown behavior {behavior!r}"
                     f"{suggestion(behavior, data.auxiliary)}"
                 )
     upper, rule = (1.0, "from 0 to 1") if name == "drop" else (math.inf, "at least 0 and finite")

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from funnelrec.common.columns import BEHAVIOR, ITEM, TIMESTAMP, USER
-from funnelrec.common.errors import ConfigError, DataError
+from funnelrec.common.errors import ConfigError, DataError, UsageError
 from funnelrec.common.version import __version__
 from funnelrec.data.dataset import AuxiliaryPolicy, Dataset, IdMap, Manifest, TrainingData
 from funnelrec.data.events import Events, read_events
@@ -67,6 +67,8 @@ def prepare(
         If the core is empty, or as :func:`funnelrec.data.splits.split_events` does.
     ConfigError
         If settings contradict each other.
+    UsageError
+        If the log was not read by ``read_events``.
 
     Examples
     --------
@@ -86,6 +88,11 @@ def prepare(
     >>> dataset.training.item_ids.decode(dataset.test.items).to_list()
     ['cap']
     """
+    if not isinstance(events, Events):
+        raise UsageError(
+            f"prepare takes what read_events returns, got {type(events).__name__}; call "
+            "prepare(read_events(log))."
+        )
     filters: list[str] = []
     if user_core or item_core:
         if isinstance(split, Given):

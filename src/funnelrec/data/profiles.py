@@ -31,7 +31,7 @@ def behavior_weights(data: TrainingData, weights: Mapping[str, float]) -> dict[s
     for name, weight in weights.items():
         if name not in data.behaviors:
             raise ConfigError(
-                f"weights names the unknown behavior {name!r}: {suggestion(name, data.behaviors)}"
+                f"weights names the unknown behavior {name!r}{suggestion(name, data.behaviors)}"
             )
         if not (np.isfinite(weight) and weight >= 0):
             raise ConfigError(f"the weight of {name!r} must be at least 0, got {weight}.")

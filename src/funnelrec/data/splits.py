@@ -26,11 +26,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from funnelrec.common.columns import BEHAVIOR, ITEM, TIMESTAMP, USER
 from funnelrec.common.config import Config
@@ -131,6 +137,18 @@ class GlobalTime(Config):
         "or, for a log with dates, a date (UTC where no zone is given).",
     )
     test_from: CutOff = Field(None, description="First date of the test, in place of the share.")
+
+    @field_validator("validation_from", "test_from", mode="wrap")
+    @classmethod
+    def _number_or_date(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> CutOff:
+        # Pydantic would tell of both kinds, each in a sentence of its own.
+        try:
+            return cast(CutOff, handler(value))
+        except ValidationError as error:
+            raise ValueError(
+                "must be a date such as 2024-05-01 or 2024-05-01T12:00, or a whole number in the "
+                "log's own unit"
+            ) from error
 
     @model_validator(mode="after")
     def _shares_leave_training(self) -> Self:
@@ -270,7 +288,7 @@ def split_events(
     policies = get_args(AuxiliaryPolicy)
     if auxiliary is not None and auxiliary not in policies:
         raise ConfigError(
-            f"unknown auxiliary policy {auxiliary!r}: {suggestion(auxiliary, policies)}"
+            f"unknown auxiliary policy {auxiliary!r}{suggestion(auxiliary, policies)}"
         )
     if auxiliary == "before" and not events.dated:
         raise DataError(
@@ -383,9 +401,12 @@ def _leave_one_out(pairs: pl.DataFrame, split: LeaveOneOut, events: Events) -> _
     )
     test, validation = ranked.filter(is_test), ranked.filter(is_validation)
     if split.test and not test.height:
+        by_date = "the latest pairs of all users (--split time, or split=GlobalTime()), or "
         raise DataError(
             f"no user has two distinct {events.target!r} pairs, so none can be held out for "
-            f"testing; of {pairs[USER].n_unique():,} users each has one."
+            f"testing; of {pairs[USER].n_unique():,} users each has one. Hold out "
+            f"{by_date if events.dated else ''}pairs of your own (--split given, or "
+            "split=Given(test=...))."
         )
     notes = []
     ties = 0

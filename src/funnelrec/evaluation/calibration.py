@@ -181,7 +181,7 @@ def fit_calibrator(
     'platt'
     """
     if method not in METHODS:
-        raise UsageError(f"unknown method {method!r}: {suggestion(str(method), METHODS)}")
+        raise UsageError(f"unknown method {method!r}{suggestion(str(method), METHODS)}")
     values, true = checked_outcomes(scores, outcomes)
     if method == "auto":
         method = "isotonic" if int(true.sum()) >= ISOTONIC_FROM else "platt"

@@ -40,12 +40,14 @@ class SampledCandidates:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least, most in (("n", 1, 2**31 - 1), ("seed", 0, MAX_SEED)):
+        for name, what, least, most in (
+            ("n", "the number of drawn negatives", 1, 2**31 - 1),
+            ("seed", "the seed of the drawn negatives", 0, MAX_SEED),
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise ConfigError(
-                    f"{name} of SampledCandidates must be a whole number from {least} to {most}, "
-                    f"got {value!r}."
+                    f"{what} must be a whole number from {least} to {most}, got {value!r}."
                 )
 
     @property

@@ -75,6 +75,12 @@ class Evaluation:
     slices: Mapping[SliceName, Mapping[str, Value]]
     per_user: pl.DataFrame
 
+    def __repr__(self) -> str:
+        """Return the title and the overall values; :meth:`table` has the slices."""
+        overall = self.slices["overall"]
+        cells = (f"{name} {_cell(value)}" for name, value in overall.items() if "@" in name)
+        return f"Evaluation({self._title()}; {overall['users']:,} users: {', '.join(cells)})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return protocol and slices as plain values for JSON; no NaN among them."""
         return {
@@ -99,7 +105,7 @@ class Evaluation:
         known = [name for name in self.slices["overall"] if "@" in name]
         for name in metrics or ():
             if name not in known:
-                raise UsageError(f"no metric {name!r} in this result: {suggestion(name, known)}")
+                raise UsageError(f"no metric {name!r} in this result{suggestion(name, known)}")
         shown = list(metrics or ())
         if not shown:
             ranked = [name for name in known if name in self.slices["discovery"]]
@@ -216,7 +222,7 @@ def evaluate(
     [('overall', 2, 0.5), ('conversion', 1, 1.0), ('discovery', 1, 0.0)]
     """
     if split not in SPLITS:
-        raise UsageError(f"unknown split {split!r}: {suggestion(str(split), SPLITS)}")
+        raise UsageError(f"unknown split {split!r}{suggestion(str(split), SPLITS)}")
     lengths = _lengths(k)
     names = check_metrics(metrics)
     masked = resolve_masks(mask, split)

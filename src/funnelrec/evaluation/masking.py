@@ -16,7 +16,9 @@ MASKS: tuple[Mask, ...] = get_args(Mask)
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
-def resolve_masks(mask: str | Sequence[str], split: Split) -> tuple[Mask, ...]:
+def resolve_masks(
+    mask: str | Sequence[str], split: Split, *, argument: str = "mask"
+) -> tuple[Mask, ...]:
     """Return the policy in its one canonical form, as the protocol records it.
 
     Parameters
@@ -26,9 +28,11 @@ def resolve_masks(mask: str | Sequence[str], split: Split) -> tuple[Mask, ...]:
         ``touched``: those and every pair with an auxiliary behavior, for lists of new things;
         held-out pairs of the conversion slice then cannot be found.
         ``validation``: validation pairs, where test pairs are ranked.
-        Any subset; an empty one masks nothing.
+        Any subset; an empty one, or ``none``, masks nothing.
     split
         The pairs that are ranked.
+    argument
+        What the caller calls ``mask``, for messages.
 
     Raises
     ------
@@ -42,12 +46,19 @@ def resolve_masks(mask: str | Sequence[str], split: Split) -> tuple[Mask, ...]:
     >>> resolve_masks("touchd", "test")
     Traceback (most recent call last):
         ...
-    funnelrec.common.errors.UsageError: unknown mask 'touchd': did you mean 'touched'? Known: touched, train-target, validation.
+    funnelrec.common.errors.UsageError: unknown mask 'touchd': did you mean 'touched'? Known: none, touched, train-target, validation.
     """  # noqa: E501 - the message is one line
     names = {mask} if isinstance(mask, str) else set(mask)
+    if "none" in names:
+        if len(names) > 1:
+            raise UsageError(
+                f"{argument} names {', '.join(sorted(names))}; 'none' stands alone, leave it or "
+                "the others out."
+            )
+        return ()
     for name in sorted(names):
         if name not in MASKS:
-            raise UsageError(f"unknown mask {name!r}: {suggestion(name, MASKS)}")
+            raise UsageError(f"unknown {argument} {name!r}{suggestion(name, ('none', *MASKS))}")
     if split == "validation" and "validation" in names:
         raise UsageError(
             "the mask 'validation' would hide the very pairs that split='validation' ranks; "

@@ -100,7 +100,7 @@ def check_metrics(names: str | Sequence[str]) -> tuple[str, ...]:
     given = {names} if isinstance(names, str) else set(names)
     for name in sorted(given):
         if name not in METRICS:
-            raise UsageError(f"unknown metric {name!r}: {suggestion(name, METRICS)}")
+            raise UsageError(f"unknown metric {name!r}{suggestion(name, METRICS)}")
     if not given:
         raise UsageError(f"metrics must name at least one of: {', '.join(METRICS)}.")
     return tuple(name for name in METRICS if name in given)

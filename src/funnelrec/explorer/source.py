@@ -23,7 +23,7 @@ from funnelrec.models.runs import Run, load_record, load_run
 from funnelrec.serving.artifact import (
     Artifact,
     check_memory_of,
-    is_artifact,
+    is_stored_artifact,
     load_artifact,
     load_artifact_record,
 )
@@ -245,7 +245,7 @@ def open_source(wanted: Wanted) -> Explored:
     """
     path = Path(wanted.path)
     _check_folder(path)
-    stored = is_artifact(path)
+    stored = is_stored_artifact(path)
     fingerprint = (
         load_artifact_record(path).dataset.fingerprint if stored else load_record(path).fingerprint
     )

@@ -159,6 +159,8 @@ class Recommender(ABC, Generic[SettingsT]):
     """What an ablation changes, by the name its paper gives it."""
     capabilities: ClassVar[Capabilities] = Capabilities()
     search_space: ClassVar[SearchSpace] = {}
+    extra: ClassVar[str] = ""
+    """The optional dependency group without which the model cannot be trained; empty for none."""
     undated: ClassVar[str] = ""
     """What a model that uses timestamps does without them: ``it`` and a verb, no full stop."""
 
@@ -180,8 +182,8 @@ class Recommender(ABC, Generic[SettingsT]):
             if chosen is None:
                 continue
             if chosen not in known:
-                others = suggestion(chosen, known) if known else "it has none."
-                raise ConfigError(f"unknown {kind} {chosen!r} of {self.name}: {others}")
+                others = suggestion(chosen, known) if known else ": it has none."
+                raise ConfigError(f"unknown {kind} {chosen!r} of {self.name}{others}")
             base |= known[chosen]
         given = config.model_dump() if isinstance(config, Config) else dict(config or {})
         self.config = cast(SettingsT, self.Settings.create({**base, **given, **settings}))
@@ -310,12 +312,19 @@ class Recommender(ABC, Generic[SettingsT]):
 
         Raises
         ------
+        UsageError
+            If it is no data set.
         CapabilityError
             If the model cannot work on these data.
         TrainingDivergedError
             If a loss became NaN or infinite.
         """
         training = data.training if isinstance(data, Dataset) else data
+        if not isinstance(training, TrainingData):
+            raise UsageError(
+                f"fit takes a data set, got {type(data).__name__}; call prepare(read_events(...)) "
+                "first, or Dataset.load(folder) for one that is stored."
+            )
         self.check(training)
         self._data = None
         self._fit(training, options or FitOptions())
@@ -463,7 +472,7 @@ class Recommender(ABC, Generic[SettingsT]):
         ):
             if policy not in known:
                 raise UsageError(f"{name} must be one of {', '.join(known)}, got {policy!r}.")
-        chosen = resolve_masks(exclude, "test")
+        chosen = resolve_masks(exclude, "test", argument="exclude")
         scorer: Scorer = self
         if history is not None:
             if users is not None:
@@ -628,6 +637,8 @@ class Recommender(ABC, Generic[SettingsT]):
         numbers = self.data.user_ids.encode(given)
         unknown = numbers < 0
         if unknown.any() and policy == "error":
+            if len(given) == 1:
+                raise UsageError(f"the user {given[0]!r} is not in the data set; name another.")
             names = given.filter(pl.Series(unknown)).head(5).to_list()
             raise UsageError(
                 f"{int(unknown.sum())} of the users asked for are not in the data set, for "
@@ -774,7 +785,7 @@ class Registry:
                         f"the entry point {name!r} in {ENTRY_POINTS} is no Recommender class."
                     )
                 return loaded
-        raise ConfigError(f"unknown model {name!r}: {suggestion(name, self.names())}")
+        raise ConfigError(f"unknown model {name!r}{suggestion(name, self.names())}")
 
 
 def _path(model: type[Recommender[Any]]) -> str:

@@ -41,6 +41,7 @@ def described_model(model: type[Recommender[Any]]) -> dict[str, Any]:
             )
             if needed
         ],
+        "extra": model.extra or None,
         "reads_if_there": ["timestamps"] if needs.uses_timestamps else [],
         "without_timestamps": model.undated,
         "trained_by_gradient": needs.trained_by_gradient,

@@ -62,6 +62,7 @@ class IALS(ProductRecommender[IALSSettings], WeightedRecommender[IALSSettings]):
     name = "ials"
     summary = "Matrix factorisation by alternating least squares, weighted behaviors as confidence."
     reference = "Hu et al., ICDM 2008"
+    extra = "baselines"
     Settings: ClassVar[type[Config]] = IALSSettings
     capabilities: ClassVar[Capabilities] = Capabilities(
         folds_in_new_users=True, uses_auxiliary=True
@@ -85,8 +86,8 @@ class IALS(ProductRecommender[IALSSettings], WeightedRecommender[IALSSettings]):
         return {**super().memory(sizes), "factors": 2 * 4 * self.config.dim * sizes.nodes}
 
     def _fit(self, data: TrainingData, options: FitOptions) -> None:
-        als = require("implicit.cpu.als", "baselines")
-        pools = require("threadpoolctl", "baselines")
+        als = require("implicit.cpu.als", self.extra)
+        pools = require("threadpoolctl", self.extra)
         config = self.config
         profiles = self.profiles(data)
         confidence = sp.csr_matrix(

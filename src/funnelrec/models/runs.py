@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from funnelrec.common.capacity import MemoryReport
+from funnelrec.common.config import faulty_fields
 from funnelrec.common.errors import CapabilityError, DataError, UsageError
 from funnelrec.common.files import check_unused, make_folder, read_json, write_json
 from funnelrec.data.dataset import Dataset
@@ -392,7 +393,9 @@ def _read(path: Path, kind: type[RecordT]) -> RecordT:
     try:
         return kind.model_validate(stored)
     except ValidationError as error:
-        raise DataError(f"{path} is damaged: {error}.") from error
+        raise DataError(
+            f"{path} is damaged ({faulty_fields(error)}); train the run again."
+        ) from error
 
 
 def _calibration(model: Recommender[Any], dataset: Dataset) -> ConversionCalibration | None:

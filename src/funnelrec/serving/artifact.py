@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
 from funnelrec.common.capacity import MemoryReport
+from funnelrec.common.config import faulty_fields
 from funnelrec.common.errors import DataError
 from funnelrec.common.files import atomic_folder, read_json, write_json
 from funnelrec.data.dataset import (
@@ -27,7 +28,16 @@ from funnelrec.evaluation.conversion_calibration import ConversionCalibration
 from funnelrec.evaluation.protocol import current_versions
 from funnelrec.models.base import Recommender, registry
 from funnelrec.models.memory import check_scoring, check_serving
-from funnelrec.models.runs import CALIBRATION, MODEL, Run, check_run, load_record, load_run
+from funnelrec.models.runs import (
+    CALIBRATION,
+    CHECKPOINT,
+    MODEL,
+    Run,
+    check_run,
+    load_record,
+    load_run,
+)
+from funnelrec.models.runs import RECORD as RUN_RECORD
 from funnelrec.serving.scoring_graph import ONNX_FILE, GraphRecord, check_onnx, write_onnx
 from funnelrec.serving.vector_index import ANN_FILE, IndexRecord, check_ann, write_index
 
@@ -133,6 +143,27 @@ class Artifact:
 def is_artifact(path: str | Path) -> bool:
     """Return whether a folder is an artifact."""
     return (Path(path) / RECORD).is_file()
+
+
+def is_stored_artifact(path: str | Path) -> bool:
+    """Return whether a folder is an artifact, and not a finished run.
+
+    Raises
+    ------
+    DataError
+        If it is neither.
+    """
+    path = Path(path)
+    if is_artifact(path):
+        return True
+    if not (path / RUN_RECORD).is_file():
+        unfinished = " (training has not finished)" if any(path.glob(f"*{CHECKPOINT}")) else ""
+        raise DataError(
+            f"{path} is no finished run{unfinished} and no artifact: there is neither {RUN_RECORD} "
+            f"nor {RECORD} in it; make one with: funnelrec train DATASET --model NAME --out RUN, "
+            "or: funnelrec export RUN --out ARTIFACT"
+        )
+    return False
 
 
 def export(
@@ -254,7 +285,10 @@ def load_artifact_record(path: str | Path) -> ArtifactRecord:
     try:
         return ArtifactRecord.model_validate(stored)
     except ValidationError as error:
-        raise DataError(f"{path / RECORD} is no record of an artifact: {error}.") from error
+        raise DataError(
+            f"{path / RECORD} is no record of an artifact ({faulty_fields(error)}); make the "
+            "artifact again with: funnelrec export RUN --out ARTIFACT"
+        ) from error
 
 
 def load_artifact(path: str | Path, *, device: str = "auto") -> Artifact:
@@ -354,7 +388,7 @@ def load_recommender(
     DataError
         As :func:`load_artifact` and :func:`funnelrec.models.runs.load_run` do.
     """
-    stored = is_artifact(path)
+    stored = is_stored_artifact(path)
     if folds_in:
         name = load_artifact_record(path).model if stored else load_record(path).model
         registry.get(name).check_folds_in()
@@ -382,7 +416,7 @@ def check_memory_of(
     DataError
         If the folder is neither, or a file of it is missing.
     """
-    if not is_artifact(path):
+    if not is_stored_artifact(path):
         return check_run(path, what, dataset=dataset, device=device)
     model, sizes = _measured(path, device)
     return check_scoring(model, sizes, Path(path) / MODEL, what)

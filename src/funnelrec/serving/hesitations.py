@@ -27,7 +27,7 @@ from funnelrec.models.base import Recommender, registry
 from funnelrec.models.runs import Run, load_record, load_run
 from funnelrec.serving.artifact import (
     Artifact,
-    is_artifact,
+    is_stored_artifact,
     load_artifact,
     load_artifact_record,
 )
@@ -154,6 +154,8 @@ class EvidenceSource:
         given = as_series(users)
         numbers = self.data.user_ids.encode(given)
         if (numbers < 0).any():
+            if len(given) == 1:
+                raise UsageError(f"the user {given[0]!r} is not in the data set; name another.")
             names = given.filter(pl.Series(numbers < 0)).head(5).to_list()
             raise UsageError(
                 f"{int((numbers < 0).sum())} of the users asked for are not in the data set, for "
@@ -196,7 +198,7 @@ def load_evidence_run(
     DataError
         As :func:`funnelrec.models.runs.load_run` does.
     """
-    if is_artifact(path):
+    if is_stored_artifact(path):
         check_evidence(registry.get(load_artifact_record(path).model))
         return load_artifact(path, device=device)
     check_evidence(registry.get(load_record(path).model))

@@ -187,7 +187,7 @@ def chosen_behaviors(
         chosen = dict(behaviors) if isinstance(behaviors, Mapping) else {b: b for b in behaviors}
         for name in chosen:
             if name not in found:
-                raise DataError(f"{where} has no behavior {name!r}: {suggestion(name, found)}")
+                raise DataError(f"{where} has no behavior {name!r}{suggestion(name, found)}")
         if len(chosen) < len(behaviors):
             raise DataError(f"behaviors must be distinct, got {list(behaviors)}.")
         _check_distinct(chosen.values())
@@ -224,7 +224,7 @@ def checked_target(behaviors: tuple[str, ...], target: str | None) -> str:
         return behaviors[-1]
     if target not in behaviors:
         raise DataError(
-            f"target {target!r} is not among the behaviors: {suggestion(target, behaviors)}"
+            f"target {target!r} is not among the behaviors{suggestion(target, behaviors)}"
         )
     return target
 

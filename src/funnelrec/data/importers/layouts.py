@@ -63,7 +63,7 @@ def import_layout(
         layout = detect_layout(path)
     if layout not in _IMPORTERS:
         known = [*get_args(Layout), "auto"]
-        raise UsageError(f"unknown layout {layout!r}: {suggestion(layout, known)}")
+        raise UsageError(f"unknown layout {layout!r}{suggestion(layout, known)}")
     return _IMPORTERS[layout](path, behaviors=behaviors, target=target)
 
 

@@ -48,7 +48,7 @@ def _parquet(file: Path, notes: Notes, *, needed: tuple[str, ...]) -> pl.DataFra
         raise DataError(f"cannot read {file} as Parquet: {first_line(error)}.") from error
     for column in (USER, ITEM, *needed):
         if column not in frame.columns:
-            raise DataError(f"{file} has no column {column!r}: {suggestion(column, frame.columns)}")
+            raise DataError(f"{file} has no column {column!r}{suggestion(column, frame.columns)}")
     known = [name for name in (USER, ITEM, BEHAVIOR, TIMESTAMP) if name in frame.columns]
     if unread := sorted(set(frame.columns) - set(known)):
         notes.add(f"{file.name}: columns not read: {', '.join(unread)}")

@@ -100,7 +100,7 @@ def _inter(file: Path, fields: Mapping[str, str], notes: Notes) -> pl.DataFrame:
     for column in (USER, ITEM):
         if fields[column] not in headers:
             raise DataError(
-                f"{file}: the header must have a field {fields[column]!r}: "
+                f"{file}: the header must have a field {fields[column]!r}"
                 f"{suggestion(fields[column], headers)}"
             )
     used = {column: headers[field] for column, field in fields.items() if field in headers}

@@ -217,7 +217,7 @@ class Engine:
                 if event.behavior not in self._behaviors:
                     raise ServiceError(
                         "unknown_behavior",
-                        f"unknown behavior {event.behavior!r}: "
+                        f"unknown behavior {event.behavior!r}"
                         f"{suggestion(event.behavior, self.data.behaviors)}",
                         behaviors=list(self.data.behaviors),
                     )
