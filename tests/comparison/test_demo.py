@@ -155,7 +155,7 @@ def test_the_summary_is_stored_as_json(made: tuple[DemoResult, str]) -> None:
 
 def test_the_report_names_commands_that_exist(made: tuple[DemoResult, str]) -> None:
     text = made[0].report.read_text(encoding="utf-8")
-    assert "--behaviors view,collect,cart,purchase --seed 0\n" in text
+    assert "--behaviors view,collect,cart,purchase --seed 0 --name " in text
     (line,) = re.findall(r"funnelrec train .* --model rmbrec .*", text)
     assert " --seed 0 --refit " in line
     settings = {**SHOP_SETTINGS["rmbrec"], **QUICK["rmbrec"]}
@@ -188,17 +188,38 @@ def test_the_commands_of_the_report_give_the_same_figures(
     assert made.manifest.split.seed == 3
     record = result.results[1].record
     assert dict(record.config)["learning_rate"] != SHOP_SETTINGS["rmbrec"]["learning_rate"]
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    block = html.unescape(re.findall(r"<pre>(funnelrec prepare.*?)</pre>", page, re.DOTALL)[0])
-    for line in block.splitlines():
-        with pytest.raises(SystemExit) as ended:
-            app(shlex.split(line)[1:], prog_name="funnelrec")
-        assert ended.value.code == 0, line
+    run_again(result.report)
     assert Dataset.load("again/dataset").fingerprint == made.fingerprint
     for one in result.results:
         again = load_run(f"again/runs/{one.name}", device="cpu")
         assert again.record.config == one.record.config
         assert again.evaluate().to_dict()["overall"] == one.test.to_dict()["overall"]
+
+
+def test_the_commands_of_the_report_simulate_the_shop_and_write_the_same_lists(
+    made: tuple[DemoResult, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _ = made
+    monkeypatch.chdir(tmp_path)
+    run_again(result.report)
+    assert result.events is not None
+    assert pl.read_parquet("again/events.parquet").equals(pl.read_parquet(result.events))
+    first, again = Dataset.load(result.dataset), Dataset.load("again/dataset")
+    assert again.fingerprint == first.fingerprint
+    assert again.manifest.name == first.manifest.name
+    lists = {path.name: pl.read_parquet(path) for path in result.recommendations.values()}
+    assert sorted(path.name for path in Path("again").glob("*recomm*")) == sorted(lists)
+    for name, frame in lists.items():
+        assert pl.read_parquet(f"again/{name}").equals(frame)
+
+
+def run_again(report: Path) -> None:
+    page = report.read_text(encoding="utf-8")
+    (block,) = re.findall(r"<pre>(funnelrec (?:simulate|prepare).*?)</pre>", page, re.DOTALL)
+    for line in html.unescape(block).splitlines():
+        with pytest.raises(SystemExit) as ended:
+            app(shlex.split(line)[1:], prog_name="funnelrec")
+        assert ended.value.code == 0, line
 
 
 def test_settings_of_the_shop_are_defaults(made: tuple[DemoResult, str], tmp_path: Path) -> None:

@@ -193,7 +193,8 @@ def run_demo(
     with ExitStack() as stack:
         folder = stack.enter_context(resumable_folder(out, marker=MARKER, ours=_OURS))
         events, summary = _log(folder, out, data, columns, behaviors, shop, seed, console)
-        if len(events) < _SMALL_LOG:
+        small = len(events) < _SMALL_LOG
+        if small:
             stack.enter_context(_one_thread())
         dataset = prepare(
             events,
@@ -241,12 +242,10 @@ def run_demo(
 
         selected = _select(results)
         _step(console, f"Writing lists and the report; validation chose {selected}")
-        _write_lists(folder / "recommendations.parquet", runs[selected])
-        recommendations = {selected: out / "recommendations.parquet"}
-        if FAVORITE in runs and selected != FAVORITE:
-            name = f"recommendations-{FAVORITE}.parquet"
-            _write_lists(folder / name, runs[FAVORITE])
-            recommendations[FAVORITE] = out / name
+        lists = _lists(runs, selected)
+        for name, file in lists.items():
+            _write_lists(folder / file, runs[name])
+        recommendations = {name: out / file for name, file in lists.items()}
         shown = sample_users(dataset, seed=seed)
         write_report(
             folder / "report.html",
@@ -261,8 +260,9 @@ def run_demo(
             selected=selected,
             skipped=skipped,
             commands=_commands(
-                out,
                 data,
+                shop,
+                dataset,
                 seed,
                 columns,
                 behaviors or events.behaviors,
@@ -271,6 +271,8 @@ def run_demo(
                     for name, model in created.items()
                 },
                 runs,
+                selected,
+                one_thread=small,
             ),
             metric=SELECTED_BY,
             summary=summary,
@@ -399,40 +401,65 @@ def _select(results: Sequence[ModelResult]) -> str:
     return FAVORITE if FAVORITE in names else names[-1]
 
 
+def _lists(runs: Mapping[str, Run], selected: str) -> dict[str, str]:
+    """Return the file of each model whose lists are written."""
+    files = {selected: "recommendations.parquet"}
+    if FAVORITE in runs:
+        files.setdefault(FAVORITE, f"recommendations-{FAVORITE}.parquet")
+    return files
+
+
 def _write_lists(path: Path, run: Run) -> None:
     with atomic_path(path) as temporary:
         run.model.recommend(k=LIST_LENGTH).write_parquet(temporary)
 
 
 def _commands(
-    out: Path,
     data: str | Path | None,
+    shop: ShopConfig | None,
+    made: Dataset,
     seed: int,
     columns: Mapping[str, str] | None,
     behaviors: Sequence[str] | Mapping[str, str],
     settings: Mapping[str, Mapping[str, Any]],
     runs: Mapping[str, Run],
+    selected: str,
+    *,
+    one_thread: bool,
 ) -> list[list[str]]:
+    """Return the commands that make the same data set, runs and lists in a folder ``again``."""
     folder = Path("again")
-    log = str(out / "events.parquet" if data is None else data)
+    log = str(folder / "events.parquet" if data is None else data)
     dataset = str(folder / "dataset")
     reading = ["--columns", _named(columns)] if columns else []
     order = _named(behaviors) if isinstance(behaviors, Mapping) else ",".join(behaviors)
     reading += ["--behaviors", order, "--seed", str(seed)]
-    lines = [
+    reading += ["--name", made.manifest.name]
+    lines = []
+    if data is None:
+        dials = {} if shop is None else shop.model_dump(mode="json", exclude_defaults=True)
+        lines.append(["funnelrec", "simulate", "--out", log, "--seed", str(seed), *_set(dials)])
+    lines += [
         ["funnelrec", "prepare", log, "--out", dataset, *reading],
         ["funnelrec", "diagnose", dataset],
     ]
+    threads = ["--threads", "1"] if one_thread else []
     for name in runs:
         run = str(folder / "runs" / name)
         refit = ["--refit"] if runs[name].record.refit else []
         train = ["funnelrec", "train", dataset, "--model", name, "--seed", str(seed), *refit]
-        for key, value in settings[name].items():
-            train += ["--set", f"{key}={json.dumps(value)}"]
+        train += [*_set(settings[name]), *threads]
         lines += [[*train, "--out", run], ["funnelrec", "evaluate", run]]
-    last = str(folder / "runs" / next(reversed(list(runs))))
-    lists = str(folder / "recommendations.parquet")
-    return [*lines, ["funnelrec", "recommend", last, "--k", str(LIST_LENGTH), "--out", lists]]
+    for name, file in _lists(runs, selected).items():
+        run, lists = str(folder / "runs" / name), str(folder / file)
+        lines.append(["funnelrec", "recommend", run, "--k", str(LIST_LENGTH), "--out", lists])
+    return lines
+
+
+def _set(values: Mapping[str, Any]) -> list[str]:
+    return [
+        word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")
+    ]
 
 
 def _named(names: Mapping[str, str]) -> str:
