@@ -59,7 +59,8 @@ def test_python_example(
 
 def test_command_line_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = [line for block in blocks("sh") for line in block.splitlines() if "funnelrec " in line]
+    code = "\n".join(blocks("sh")).replace("\\\n", " ")
+    lines = [line for line in code.splitlines() if "funnelrec " in line]
     assert len(lines) == 10
     for line in lines:
         words = shlex.split(line)[1:]

@@ -36,7 +36,9 @@ def command(
     ] = None,
     columns: Columns = None,
 ) -> None:
-    """Do the main job: diagnose, split, train RMBRec beside simple rules, evaluate, recommend.
+    """Do the main job: diagnose, split, train, evaluate, recommend.
+
+    Trains RMBRec, MF-BPR, LightGCN and the simple rules popularity and conversion.
 
     Ends with a report page that opens without a network.
     """

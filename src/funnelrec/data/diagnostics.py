@@ -275,8 +275,15 @@ class Diagnostics:
         held_out.add_row("touched in training", *(_share(part.touched) for part in parts))
         for name in self.auxiliary:
             held_out.add_row(f"  by {name}", *(_share(part.touched_by[name]) for part in parts))
+        told: list[Text] = []
         if self.test.touched_at_refit != self.test.touched:
             held_out.add_row("touched at refit", *(_share(part.touched_at_refit) for part in parts))
+            told.append(
+                Text(
+                    "touched at refit: with the events between the validation and the test "
+                    "purchase, which a refit gives back to training"
+                )
+            )
         shared = [f"{name}: {count:,}" for name, count in self.overlaps.items() if count]
         notes = Text(
             f"{self.name}: {self.n_users:,} users x {self.n_items:,} items, density "
@@ -287,7 +294,16 @@ class Diagnostics:
             f"splits share target pairs: {'; '.join(shared)}" if shared else "splits are disjoint",
             style="bold red" if shared else "green",
         )
-        return Group(notes, behaviors, alignment, held_out, warning)
+        return Group(notes, behaviors, alignment, held_out, *told, warning)
+
+    def __str__(self) -> str:
+        """Return the tables as text."""
+        from rich.console import Console
+
+        console = Console(width=100)
+        with console.capture() as captured:
+            console.print(self.render())
+        return captured.get().rstrip()
 
     def plots(self, dataset: Dataset) -> dict[str, Any]:
         """Return plotly figures by name; see :func:`funnelrec.data.plots.diagnostic_figures`."""
