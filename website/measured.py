@@ -14,6 +14,7 @@ import fold_in
 import funnel
 import reproduction
 import simple_search
+from funnelrec.common.numbers import counted
 from funnelrec.comparison.published import published_figures
 from funnelrec.models import create_model, registry
 from funnelrec.models.propagated import OWN_LENGTH
@@ -69,7 +70,7 @@ def _recorded() -> Iterator[Row]:
             "refit": False,
             "slices": row["test"],
             "settings": _preset(row["model"], row["preset"], row["settings"]),
-            "note": f"ended by its budget after {row['epochs']} epochs"
+            "note": f"ended by its budget after {counted(row['epochs'], 'epoch')}"
             if row["ended_by_budget"]
             else "",
         }
@@ -253,16 +254,18 @@ def validation_table(model: str) -> str:
     return "\n".join(lines)
 
 
-def _rounded(settings: dict[str, Any]) -> dict[str, Any]:
+def _rounded(settings: dict[str, Any]) -> dict[str, str]:
     """Return settings with the digits that a reader needs."""
-    return {
-        key: f"{value:.3g}"
-        if isinstance(value, float)
-        else _rounded(value)
-        if isinstance(value, dict)
-        else value
-        for key, value in settings.items()
-    }
+    return {key: _shown(value, alone=True) for key, value in settings.items()}
+
+
+def _shown(value: Any, *, alone: bool = False) -> str:
+    """Return a value as text; text itself is quoted where it does not stand alone."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_shown(part)}' for key, part in value.items())}}}"
+    return str(value) if alone else repr(value)
 
 
 def printed_table(model: str) -> str:

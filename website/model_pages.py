@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +64,7 @@ def overview(names: list[str]) -> str:
         "| model | what it does | learns from | source |",
         "|---|---|---|---|",
     ]
-    for name in names:
+    for name in sorted(names):
         model = registry.get(name)
         source = "all behaviors" if model.capabilities.uses_auxiliary else "purchases"
         lines.append(
@@ -110,7 +111,12 @@ def model_page(name: str) -> str:
         _space(model),
         _measured(name),
     ]
-    return "\n\n".join(part for part in chapters if part) + "\n"
+    return _linked("\n\n".join(part for part in chapters if part) + "\n")
+
+
+def _linked(text: str) -> str:
+    """Return a page of this folder with links to the pages of docs that it names."""
+    return re.sub(r"\bdocs/(\w+)\.md\b", r"[\1](../\1.md)", text)
 
 
 def _summary(model: type[Recommender[Any]]) -> str:

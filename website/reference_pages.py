@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from typer.main import get_command
 
@@ -21,14 +21,18 @@ INTERFACE: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
         ("funnelrec", "read_events", ()),
         ("funnelrec", "prepare", ()),
         ("funnelrec", "Dataset", ("with_validation_in_training", "save", "load")),
+        ("funnelrec.data", "TrainingData", ()),
         ("funnelrec.data", "LeaveOneOut", ()),
         ("funnelrec.data", "GlobalTime", ()),
         ("funnelrec.data", "Given", ()),
         ("funnelrec", "diagnose", ()),
         ("funnelrec", "simulate_shop", ()),
+        ("funnelrec.data", "ShopConfig", ()),
+        ("funnelrec.data", "perturb", ()),
         ("funnelrec.data", "perturb_dataset", ()),
         ("funnelrec.data", "import_layout", ()),
         ("funnelrec.data", "load_named", ()),
+        ("funnelrec.data", "named_datasets", ()),
     ),
     "Models": (
         ("funnelrec", "create_model", ()),
@@ -46,16 +50,21 @@ INTERFACE: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
         ("funnelrec", "evaluate", ()),
         ("funnelrec.evaluation", "Evaluation", ()),
         ("funnelrec.evaluation", "Protocol", ()),
+        ("funnelrec.evaluation", "SampledCandidates", ()),
+        ("funnelrec.evaluation", "SampledUsers", ()),
+        ("funnelrec.evaluation", "resolve_masks", ()),
         ("funnelrec.evaluation", "top_k", ()),
         ("funnelrec.evaluation", "calibrate_conversion", ()),
     ),
     "Comparison": (
         ("funnelrec.comparison", "compare", ()),
+        ("funnelrec.comparison", "parse_entries", ()),
         ("funnelrec.comparison", "tune", ()),
         ("funnelrec.comparison", "read_comparison", ()),
     ),
     "Hesitations and service": (
         ("funnelrec", "hesitations", ()),
+        ("funnelrec.serving", "Thresholds", ()),
         ("funnelrec", "explain", ()),
         ("funnelrec.serving", "export", ()),
         ("funnelrec.serving", "load_artifact", ()),
@@ -116,6 +125,8 @@ def _parameter(one: inspect.Parameter) -> str:
         text = f"**{text}"
     if one.annotation is not one.empty:
         kind = one.annotation
+        if get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
         told = kind if isinstance(kind, str) else inspect.formatannotation(kind)
         text += f": {told.replace('collections.abc.', '')}"
     if one.default is not one.empty:
@@ -134,7 +145,9 @@ def section_by_section(docstring: str) -> str:
         if title in _LISTED:
             parts.append(f"**{title}**\n\n{_definitions(body)}")
         elif title == "Examples":
-            parts.append(f"```python\n{body.strip()}\n```")
+            # A line that cannot be run alone stands between quotes.
+            code = re.sub(r"^``(.+)``$", r"\1", body.strip(), flags=re.MULTILINE)
+            parts.append(f"```python\n{code}\n```")
         else:
             parts.append(f"**{title}**\n\n{markdown(body.strip())}")
     return "\n\n".join(parts)

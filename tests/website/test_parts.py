@@ -18,7 +18,7 @@ from family_picture import Member, members, picture
 from funnelrec.models import create_model
 from funnelrec.models.propagated import OWN_LENGTH
 from mathml import MathError, mathml, with_mathml
-from measured import MASKED, fold_in_table, fold_in_times_table, levels_table
+from measured import MASKED, _words, fold_in_table, fold_in_times_table, levels_table
 from measured import test_table as table_of_tests
 from model_pages import model_page
 from site_hooks import on_page_content
@@ -126,6 +126,18 @@ def test_a_preset_that_changes_nothing_is_said_to_be_the_defaults() -> None:
     page = model_page("nmtr")
     assert "`paper`\n:   the defaults" in page
     assert re.search(r"`release`\n:   `interaction=", page)
+
+
+def test_pages_that_a_description_names_are_links() -> None:
+    page = model_page("rmbrec")
+    assert "([reproduction](../reproduction.md))" in page
+    assert "docs/" not in page
+
+
+def test_settings_of_behaviors_are_numbers() -> None:
+    assert _words({"weights": {"cart": 0.01171, "view": 2.0}, "step": 0.00123, "kind": "a"}) == (
+        "kind=a, step=0.00123, weights={'cart': 0.0117, 'view': 2}"
+    )
 
 
 def _baseline(**changes: Any) -> str:

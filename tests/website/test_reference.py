@@ -29,7 +29,11 @@ def test_nothing_of_the_markup_of_docstrings_is_left() -> None:
         r"```.*?```|`[^`\n]*`|\\\(.*?\\\)|\\\[.*?\\\]", "", python_page(), flags=re.DOTALL
     )
     assert not re.findall(r":[a-z]+:`|``|^-{3,}$|\.\. [a-z]+::", words, flags=re.MULTILINE)
-    assert "<factory>" not in python_page()
+    page = python_page()
+    assert "<factory>" not in page
+    assert "Annotated[" not in page
+    assert "\nhesitations(load_run(" in page
+    assert "``hesitations" not in page
 
 
 def test_a_signature_keeps_defaults_and_tells_what_goes_by_name() -> None:

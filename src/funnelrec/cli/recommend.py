@@ -84,6 +84,7 @@ def command(
     import polars as pl
 
     from funnelrec.common.memory import prefer_huge_pages
+    from funnelrec.common.numbers import counted
     from funnelrec.serving.artifact import check_memory_of, load_recommender
 
     prefer_huge_pages()
@@ -111,12 +112,12 @@ def command(
     if wanted is not None:
         known = int((model.data.user_ids.encode(wanted) >= 0).sum())
         if known < len(wanted):
-            say(f"{len(wanted) - known:,} unknown users left out", stderr=True)
+            say(f"{counted(len(wanted) - known, 'unknown user')} left out", stderr=True)
     if out is None:
         show(frame_table(pl.concat(blocks)))
         return
     rows, users = write_frames(blocks, out)
-    say(f"{rows:,} recommendations for {users:,} users: {out}")
+    say(f"{counted(rows, 'recommendation')} for {counted(users, 'user')}: {out}")
 
 
 def _users(path: Path) -> pl.Series:

@@ -45,3 +45,14 @@ def checked_numbers(
             f"{kind} numbers must lie in 0..{size - 1}, got {array.min()}..{array.max()}."
         )
     return array.astype(np.int64)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where there is not one.
+
+    Examples
+    --------
+    >>> counted(1, "user"), counted(2_000, "user")
+    ('1 user', '2,000 users')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
