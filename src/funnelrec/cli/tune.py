@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,7 +59,7 @@ def command(
     from funnelrec.comparison.search import Trial, tune
     from funnelrec.data.dataset import Dataset
     from funnelrec.data.sizes import Sizes
-    from funnelrec.models import create_model
+    from funnelrec.models import create_model, registry
     from funnelrec.models.memory import check_training
 
     prefer_huge_pages()
@@ -92,10 +93,14 @@ def command(
         listed = ", ".join(f"{m} {'-' if v is None else f'{v:.4f}'}" for m, v in values.items())
         say(f"{part}: {listed}")
     say(f"trials: {out}")
-    # Whole settings: a search may have begun from others than the defaults.
-    words = (f"--set '{key}={json.dumps(value)}'" for key, value in best.settings.items())
-    command_line = f"funnelrec train {dataset} --model {model} --out RUN --seed {best.seed}"
-    say(f"next: {command_line} {' '.join(words)}")
+    # Against the model's defaults: a search may have begun from a preset, which is not named.
+    default = registry.get(model).Settings().model_dump(mode="json")
+    words = ["funnelrec", "train", str(dataset), "--model", model, "--out", "RUN"]
+    words += ["--seed", str(best.seed), "--refit"]
+    for key, value in best.settings.items():
+        if key not in default or default[key] != value:
+            words += ["--set", f"{key}={json.dumps(value)}"]
+    say(f"next: {shlex.join(words)}")
 
 
 def _short(value: object) -> str:
