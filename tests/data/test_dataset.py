@@ -349,11 +349,11 @@ class TestStorage:
 
     def test_it_is_printed_in_short(self, dataset: Dataset) -> None:
         assert repr(dataset.training) == (
-            "TrainingData(3 users, 4 items; training pairs: view 4, cart 2, purchase 3; "
+            "TrainingData(4 users, 5 items; training pairs: view 4, cart 2, purchase 3; "
             f"validation {dataset.training.validation.nnz})"
         )
         assert repr(dataset).endswith(f", test {dataset.test.nnz} of 'purchase')")
-        assert repr(dataset.training.purchases) == "Interactions(3 pairs, 3 x 4, undated)"
+        assert repr(dataset.training.purchases) == "Interactions(3 pairs, 4 x 5, undated)"
 
     @pytest.mark.skipif(sys.platform == "win32", reason="no such permissions")
     def test_every_file_follows_the_umask(self, dataset: Dataset, tmp_path: Path) -> None:
