@@ -66,7 +66,7 @@ def test_unknown_users(run: Path, tmp_path: Path) -> None:
     alone = refused("recommend", run, "--user", "nobody", "--out", tmp_path / "r.csv")
     assert alone == "the user 'nobody' is not in the data set; name another."
     result = funnelrec(*asked, "--unknown-users", "skip")
-    assert result.stderr == "1 unknown users left out\n"
+    assert result.stderr == "1 unknown user left out\n"
     assert pl.read_csv(tmp_path / "r.csv")["user_id"].unique().to_list() == ["u00001"]
 
 
