@@ -353,7 +353,7 @@ class TestStorage:
             f"validation {dataset.training.validation.nnz})"
         )
         assert repr(dataset).endswith(f", test {dataset.test.nnz} of 'purchase')")
-        assert repr(dataset.training.purchases) == "Interactions(3 pairs, 4 x 5, undated)"
+        assert repr(dataset.training.purchases) == "Interactions(3 pairs, 4 x 5, dated)"
 
     @pytest.mark.skipif(sys.platform == "win32", reason="no such permissions")
     def test_every_file_follows_the_umask(self, dataset: Dataset, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_renamed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"behaviors": ["cart", "bought"]}, r"has no behavior 'bought': "),
+        ({"behaviors": ["cart", "bought"]}, r"has no behavior 'bought'\. Known: "),
         ({"behaviors": ["cart", "cart"]}, r"^behaviors must be distinct"),
         ({"behaviors": {"cart": "x", "buy": "x"}}, r"^behaviors must get distinct names"),
         ({"behaviors": []}, r"^behaviors must be a list of at least one name, got \[\]\.$"),
