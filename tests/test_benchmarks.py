@@ -5,9 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+import baselines
+from funnelrec.comparison.entries import parse_entries
 
 SCRIPTS = Path(__file__).parent.parent / "benchmarks"
 # Script, arguments, and the data sets it wants.
@@ -35,6 +40,18 @@ for call in sys.argv[1:]:
     sys.argv = call.split()
     runpy.run_path(sys.argv[0], run_name="__main__")
 """
+
+
+def test_one_comparison_holds_every_baseline_and_the_penalty() -> None:
+    spec = tomllib.loads((SCRIPTS / "baselines.toml").read_text(encoding="utf-8"))
+    found: Counter[tuple[str, float]] = Counter()
+    for entry in parse_entries([], spec):
+        model = entry.create(seed=0, device="cpu")
+        found[entry.model, getattr(model.config, "substitution_weight", 0.0)] += 1
+    alone = set(baselines.MODELS) - {"lightgcn", "rmbrec"}
+    wanted = {(name, 0.0) for name in alone}
+    wanted |= {(name, baselines.PENALTY) for name in baselines.PENALISED}
+    assert found == Counter(wanted)
 
 
 @pytest.mark.parametrize("variable", [None, "empty"])

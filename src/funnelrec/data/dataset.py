@@ -99,6 +99,42 @@ class IdMap:
         found = pl.DataFrame({"id": given}).join(table, on="id", how="left", maintain_order="left")
         return found["number"].cast(pl.Int64).fill_null(-1).to_numpy()
 
+    def known_users(
+        self, users: Iterable[Any] | pl.Series, *, skip: bool = False, fix: str = "leave them out"
+    ) -> LongArray:
+        """Return the dense numbers of the users asked for, of those known if others are skipped.
+
+        Parameters
+        ----------
+        users
+            External identifiers.
+        skip
+            Leaves unknown ones out instead of refusing them.
+        fix
+            What the message advises where there are several.
+
+        Raises
+        ------
+        UsageError
+            If ``users`` is one text instead of a list, or a user is unknown and not skipped.
+        """
+        if isinstance(users, (str, bytes)):
+            raise UsageError(
+                f"users must be a list of identifiers, got {users!r}; write [{users!r}]."
+            )
+        given = as_series(users)
+        numbers = self.encode(given)
+        unknown = numbers < 0
+        if unknown.any() and not skip:
+            if len(given) == 1:
+                raise UsageError(f"the user {given[0]!r} is not in the data set; name another.")
+            names = given.filter(pl.Series(unknown)).head(5).to_list()
+            raise UsageError(
+                f"{int(unknown.sum())} of the users asked for are not in the data set, for "
+                f"example {names}; {fix}."
+            )
+        return numbers[~unknown]
+
     @cached_property
     def _sorted(self) -> tuple[pl.Series, LongArray]:
         """The identifiers in order, and the number of each."""

@@ -33,7 +33,7 @@ from funnelrec.common.errors import (
 from funnelrec.common.files import atomic_path
 from funnelrec.common.memory import out_of_memory
 from funnelrec.common.random import stream
-from funnelrec.data.dataset import Dataset, TrainingData, as_series
+from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.data.histories import Histories
 from funnelrec.data.interactions import LongArray
 from funnelrec.data.sizes import Sizes
@@ -629,22 +629,8 @@ class Recommender(ABC, Generic[SettingsT]):
     def _numbers(self, users: Iterable[Any] | pl.Series | None, policy: UnknownUsers) -> LongArray:
         if users is None:
             return np.arange(self.n_users, dtype=np.int64)
-        if isinstance(users, (str, bytes)):
-            raise UsageError(
-                f"users must be a list of identifiers, got {users!r}; write [{users!r}]."
-            )
-        given = as_series(users)
-        numbers = self.data.user_ids.encode(given)
-        unknown = numbers < 0
-        if unknown.any() and policy == "error":
-            if len(given) == 1:
-                raise UsageError(f"the user {given[0]!r} is not in the data set; name another.")
-            names = given.filter(pl.Series(unknown)).head(5).to_list()
-            raise UsageError(
-                f"{int(unknown.sum())} of the users asked for are not in the data set, for "
-                f"example {names}; leave them out, or ask with unknown_users='skip'."
-            )
-        return numbers[~unknown]
+        fix = "leave them out, or ask with unknown_users='skip'"
+        return self.data.user_ids.known_users(users, skip=policy == "skip", fix=fix)
 
     # -- storage -------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from funnelrec.data.sizes import Sizes
 from funnelrec.graph.propagation import propagate
 from funnelrec.models.base import Capabilities, register
 from funnelrec.models.gradient import (
+    EDGE,
     EmbeddingRecommender,
     GradientSettings,
     Graphs,
@@ -44,8 +45,6 @@ _BLOCK = 2**16
 # Rows of a pair that the cell keeps: inputs of both maps, two gates, the candidate, their products,
 # and gradients.
 _CELL = 18
-# Bytes of an edge in both directions.
-_EDGE = 16
 
 
 class BCIPMSettings(GradientSettings):
@@ -418,7 +417,7 @@ class BCIPM(EmbeddingRecommender[BCIPMSettings]):
         passing = config.batch_size * (1 + config.negatives) + baskets
         return {
             **super().memory(sizes),
-            "graphs": unions_memory(sizes, copies=1, graphs=2) + _EDGE * bought,
+            "graphs": unions_memory(sizes, copies=1, graphs=2) + EDGE * bought,
             # Results and layers of both; gradients of what a batch reads; two layers and two of
             # the gradient.
             "propagation": (2 * (1 + config.layers) + 4 + 4) * tables,

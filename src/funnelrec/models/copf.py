@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -280,12 +281,22 @@ class COPF(ExpertRecommender[COPFSettings]):
         """Return the bytes of all heads' experts and of the largest block contrasted, too."""
         config, behaviors = self.config, len(sizes.pairs)
         experts = 4 * config.dim * sizes.nodes * behaviors * behaviors
+        # Purchases of a batch, among whose users the busy come twice as often.
+        bought = 2 * sizes.pairs[sizes.target] / max(sizes.n_users, 1)
+        users = min(config.batch_size, sizes.n_users)
+        items = min(sizes.n_items, ceil(users * min(config.positives, bought)))
+        logits = largest = 0
+        for rows, size in ((users, sizes.n_users), (items, sizes.n_items)):
+            found = rows * (rows if config.contrast_among == "batch" else size)
+            # Kept for the gradient, but for blocks beyond the budget, which are computed again.
+            logits += (behaviors - 1) * (3 * 4 * found if found <= LOGIT_BUDGET else 0)
+            largest = max(largest, 4 * 4 * min(found, LOGIT_BUDGET))
         return {
             **super().memory(sizes),
             "unions": graphs_memory(sizes, tuple(sizes.pairs)) * behaviors,
             # What layers and products keep of each, and their gradients.
             "experts": experts * (3 + 2 * config.expert_layers),
-            "contrast": 16 * LOGIT_BUDGET,
+            "contrast": (logits + largest) * bool(config.contrast_weight),
         }
 
     def network(self, data: TrainingData, generator: torch.Generator) -> COPFNetwork:

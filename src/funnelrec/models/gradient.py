@@ -36,7 +36,7 @@ from funnelrec.training.sampling import Sampler, Triples
 _ROWS, _DRAWN = 32, 40
 
 # Bytes of an edge in both directions, and of one of a graph that is being built.
-_EDGE, _BUILT = 16, 56
+EDGE, _BUILT = 16, 56
 
 Init = Literal["normal", "xavier", "small"]
 MapInit = Literal["small", "xavier", "identity"]
@@ -404,12 +404,12 @@ def graphs_memory(sizes: Sizes, names: Sequence[str]) -> int:
     An edge is a number and a value in both directions.
     """
     edges = [sizes.pairs[name] for name in names]
-    return _EDGE * sum(edges) + _BUILT * max(edges, default=0) + 8 * sizes.nodes * len(edges)
+    return EDGE * sum(edges) + _BUILT * max(edges, default=0) + 8 * sizes.nodes * len(edges)
 
 
 def unions_memory(sizes: Sizes, *, copies: int, graphs: int) -> int:
     """Return the bytes of graphs that hold every behavior so often, and of building their union."""
-    return _EDGE * copies * sizes.edges + _BUILT * sizes.edges + 8 * sizes.nodes * graphs
+    return EDGE * copies * sizes.edges + _BUILT * sizes.edges + 8 * sizes.nodes * graphs
 
 
 def _linked(sizes: Sizes, names: Sequence[str]) -> float:

@@ -203,11 +203,11 @@ class SMBRec(EmbeddingRecommender[SMBRecSettings]):
     The paper's body was not at hand. A departure from it: nodes whose pointwise mutual information
     (PMI) is above a threshold are no positives of each other, and there is no ``pmi_threshold``.
     What follows the release: sizes, weights, temperatures by the names of its behaviors, and a
-    node as its only positive. What does not, because the release
-    shows no intent in it: positives and negatives go through one W_i instead of two; maps are
-    drawn (Xavier) where the release leaves memory as it is; any number of behaviors; the
-    initial w is .4 for the target and .3 for others. ``preset="release"`` keeps repeated nodes
-    in the contrast and ranks by the views side by side, without the fusion.
+    node as its only positive. What does not, because the release shows no intent in it: positives
+    and negatives go through one W_i instead of two; maps are drawn (Xavier) where the release
+    leaves memory as it is; any number of behaviors; the initial w is .4 for the target and .3 for
+    others. ``preset="release"`` keeps repeated nodes in the contrast and ranks by the views side by
+    side, without the fusion.
 
     ``preset="practical"`` is for a short budget: larger steps, and an L2 term that holds the
     tables. On validation of 3,000 users and 2,500 items of taobao15k it gave NDCG@10 .029 after

@@ -18,7 +18,7 @@ from funnelrec.common.columns import ITEM, USER
 from funnelrec.common.config import Config
 from funnelrec.common.errors import CapabilityError, UsageError
 from funnelrec.common.files import atomic_path
-from funnelrec.data.dataset import Dataset, TrainingData, as_series
+from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.data.interactions import LongArray
 from funnelrec.data.touched import BLOCK, TouchedPairs, touched_item, touched_not_bought
 from funnelrec.evaluation.conversion_calibration import ConversionCalibration, calibrate_conversion
@@ -147,20 +147,7 @@ class EvidenceSource:
         """
         if users is None:
             return None
-        if isinstance(users, (str, bytes)):
-            raise UsageError(
-                f"users must be a list of identifiers, got {users!r}; write [{users!r}]."
-            )
-        given = as_series(users)
-        numbers = self.data.user_ids.encode(given)
-        if (numbers < 0).any():
-            if len(given) == 1:
-                raise UsageError(f"the user {given[0]!r} is not in the data set; name another.")
-            names = given.filter(pl.Series(numbers < 0)).head(5).to_list()
-            raise UsageError(
-                f"{int((numbers < 0).sum())} of the users asked for are not in the data set, for "
-                f"example {names}; leave them out."
-            )
+        numbers = self.data.user_ids.known_users(users)
         return numbers[np.sort(np.unique(numbers, return_index=True)[1])]
 
 
