@@ -2,6 +2,7 @@
 
     python benchmarks/funnel.py search --dataset NAME   # validation only, one line per attempt
     python benchmarks/funnel.py run --work FOLDER       # chosen settings, refitted, three seeds
+    python benchmarks/funnel.py cost --threads 2        # seconds and memory of one quiet fit
     python benchmarks/funnel.py rivals --work FOLDER    # the other models, refitted, three seeds
     python benchmarks/funnel.py significance --work FOLDER  # paired tests against the second best
     python benchmarks/funnel.py robustness --work FOLDER  # takes over what funnelrec compare found
@@ -56,16 +57,28 @@ BARS = {
     "tmall41k_no_view": (0.14, 0.075),
 }
 DISCOVERY_BAR = 0.11
+# Seconds and MiB that a fit of taobao15k may take.
+COST_BAR = (600, 6 * 1024)
 
 # On the simulated shop: accidents among its auxiliary events, and who is compared.
 NOISES = (0.1, 0.3, 0.5)
-SHOP_MODELS = ("funnel", "conversion", "rp3beta", "itemknn", "ease", "popularity")
+SHOP_MODELS = (
+    "funnel",
+    "conversion",
+    "rp3beta",
+    "itemknn",
+    "ease",
+    "ials",
+    "lightgcn",
+    "rmbrec",
+    "popularity",
+)
 
 # Shares of the auxiliary edges that are added, or dropped with a minus.
 LEVELS = (-0.5, -0.3, -0.1, 0.0, 0.1, 0.3, 0.5)
 
 # Who else is fitted on training plus validation pairs; ease takes no catalogue above 30,000 items.
-STEPS = ("search", "run", "rivals", "significance", "robustness", "shop", "table")
+STEPS = ("search", "run", "cost", "rivals", "significance", "robustness", "shop", "table")
 # rmbrec, lightgcn, simgcl and charm may be asked for by name: they take minutes.
 RIVALS = ("popularity", "conversion", "rp3beta", "itemknn", "ease", "ials")
 # Rules and closed forms draw nothing, so one seed is all seeds.
@@ -220,6 +233,33 @@ def run(names: list[str], seeds: list[int], work: Path | None) -> None:
             continue
         for seed in seeds:
             record(dataset, "defaults", "run", {}, seed, work=work)
+
+
+def cost(names: list[str]) -> None:
+    """Record what one fit with the defaults takes; asked for again, it is measured again.
+
+    Nothing is evaluated, so nothing else is in the peak of the process.
+    """
+    for name in names:
+        dataset = load(name)
+        if dataset is None:
+            continue
+        measured_at = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        load_before = os.getloadavg()[0]
+        _, taken = fitted("funnel", dataset.with_validation_in_training(), {}, 0)
+        row = {
+            "dataset": name,
+            "step": "cost",
+            "model": "funnel",
+            "threads": torch.get_num_threads(),
+            "measured_at": measured_at,
+            "load_before": round(load_before, 2),
+            **taken,
+            "versions": dict(current_versions()),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        }
+        append(RESULTS, {"key": key_of(step="cost", dataset=name, at=measured_at), **row})
+        print(name, taken, flush=True)
 
 
 def tuned(dataset: str, model: str) -> dict[str, Any]:
@@ -393,6 +433,7 @@ def table() -> None:
     rows = list(finished(RESULTS).values())
     text = PAGE.read_text()
     text = between(text, "funnel test", _test([row for row in rows if row["step"] == "run"]))
+    text = between(text, "funnel cost", _cost([row for row in rows if row["step"] == "cost"]))
     text = between(text, "funnel models", _models(rows))
     tests = [row for row in rows if row["step"] == "significance"]
     text = between(text, "funnel significance", _significance(tests))
@@ -430,6 +471,21 @@ def _test(rows: list[dict[str, Any]]) -> str:
                 f"| {name} | {label} | {line} | {bar} | {values[0]} | {values[1]} | {len(here)} "
                 f"| {seconds} | {memory} |"
             )
+    return "\n".join(lines)
+
+
+def _cost(rows: list[dict[str, Any]]) -> str:
+    seconds, memory = COST_BAR
+    lines = [
+        f"| data set | threads | seconds (bar {seconds}) | processor s | peak MiB (bar {memory:,}) "
+        "| load before | measured |",
+        "|---" * 7 + "|",
+    ]
+    lines += [
+        f"| {row['dataset']} | {row['threads']} | {row['seconds']:.0f} | {row['cpu_seconds']:.0f} "
+        f"| {row['peak_memory_mib']:,} | {row['load_before']} | {row['measured_at']} |"
+        for row in rows
+    ]
     return "\n".join(lines)
 
 
@@ -578,6 +634,8 @@ def main() -> None:
     elif arguments.step == "rivals":
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
         rivals(names, arguments.models.split(","), seeds, arguments.work)
+    elif arguments.step == "cost":
+        cost(names)
     elif arguments.step == "significance":
         if arguments.work is None:
             parser.error("significance reads the figures of every user: give the --work of run")

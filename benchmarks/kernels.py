@@ -30,6 +30,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from funnelrec.common.capacity import available_memory
 from funnelrec.common.memory import prefer_huge_pages
 from funnelrec.data.interactions import Interactions
 from funnelrec.evaluation.ranking import rank_held_out, top_k
@@ -202,6 +203,15 @@ def scipy_seconds(graph: Adjacency, dim: int) -> float:
     )
 
 
+def held_by_peers(graph: Adjacency, dim: int) -> int:
+    """Return the bytes that a peer takes at most: coordinates, thrice while they are sorted.
+
+    Beside them come a dozen tables of all rows: layers, their stack and mean, and gradients.
+    """
+    coordinates = 2 * graph.to_users.nnz * (8 + 8 + 4)
+    return 3 * coordinates + 12 * 4 * dim * (graph.n_users + graph.n_items)
+
+
 # -- the parts -----------------------------------------------------------------------------
 
 
@@ -240,6 +250,11 @@ def measured_propagation(
         for kernel in measured_kernels(graph, dim, device, alone)
     ]
     edges = graph.to_users.nnz
+    free = available_memory() if device.type == "cpu" else None
+    if peers and free is not None and held_by_peers(graph, dim) > free:
+        need = held_by_peers(graph, dim) / 2**30
+        print(f"The peers are skipped: they take {need:.0f} GiB of {free / 2**30:.0f}.", flush=True)
+        peers = False
     if peers:
         ways += [("torch COO", torch_coo), ("torch CSR", torch_csr)]
         if 2 * edges * dim < _EDGE_NUMBERS:
@@ -306,9 +321,7 @@ def propagation(
     edges = graph.to_users.nnz
     for dim in dims:
         first = 0.0
-        # A peer that holds every edge twice does not fit beside the largest graph.
-        peers = edges < 20_000_000 and not alone
-        for row in measured_propagation(graph, dim, device, peers, alone):
+        for row in measured_propagation(graph, dim, device, not alone, alone):
             first = first or row["both_ms"]
             lines.add(
                 {
