@@ -270,8 +270,8 @@ def tuned(dataset: str, model: str) -> dict[str, Any]:
 
 def selected(dataset: str, model: str, seed: int) -> dict[str, Any]:
     """Return settings with the number of epochs that validation chose, for this seed if known."""
-    if model == "charm":
-        return dict(CHARM.get(dataset, {}))
+    if model == "charm" and dataset in CHARM:
+        return dict(CHARM[dataset])
     for chosen in (seed, 0):
         for row in finished(REPRODUCED).values():
             asked = (row["dataset"], row["model"], row["seed"], row["refit"])
