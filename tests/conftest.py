@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import settings
 
 import funnelrec
@@ -106,3 +107,11 @@ def python_environment() -> dict[str, str]:
     """Give the environment of another Python that imports this same package."""
     source = str(Path(funnelrec.__file__).parent.parent)
     return {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def same_threads() -> Iterator[None]:
+    """Set torch's number of threads back after a test that changes it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

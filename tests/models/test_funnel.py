@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from funnelrec.common.errors import CapabilityError, ConfigError
 from funnelrec.data.dataset import Dataset
 from funnelrec.data.interactions import Interactions
 from funnelrec.evaluation import evaluate
+from funnelrec.graph.neighbors import neighbors, write_product
 from funnelrec.models import create_model
+from funnelrec.models.funnel import contexts, features, preference
 from funnelrec.models.funnel.alignment import alignments
 from funnelrec.models.funnel.companions import Companions
+from funnelrec.models.funnel.contexts import context_blocks
 from funnelrec.models.funnel.features import Features, TouchedFeatures
 from funnelrec.models.funnel.model import Funnel
 from funnelrec.models.funnel.moments import moment
@@ -402,3 +407,21 @@ def test_a_log_with_hardly_a_touch_is_served() -> None:
     data = make_dataset({"view": view, "purchase": bought})
     scores = create_model("funnel", config=SMALL, device="cpu").fit(data).score([0, 1])
     assert np.isfinite(scores.numpy()).all()
+
+
+def test_threads_and_sizes_of_blocks_change_no_bit(
+    same_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = shop(3, n_users=200, n_items=40, direct=0.2).training
+    users = np.arange(data.n_users)
+    torch.set_num_threads(1)
+    whole = create_model("funnel", config=SMALL, seed=0, device="cpu").fit(data).score(users)
+    # Pools, contexts and products of pairs in dozens of blocks each, three at a time.
+    monkeypatch.setattr(preference, "SCORES", 5 * data.n_items)
+    monkeypatch.setattr(features, "context_blocks", partial(context_blocks, budget=50))
+    monkeypatch.setattr(preference, "neighbors", partial(neighbors, budget=300))
+    monkeypatch.setattr(contexts, "write_product", partial(write_product, budget=300))
+    torch.set_num_threads(3)
+    blocks = create_model("funnel", config=SMALL, seed=0, device="cpu").fit(data).score(users)
+    assert whole.std() > 0
+    np.testing.assert_array_equal(blocks.numpy(), whole.numpy())

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -80,13 +79,6 @@ def test_threads_change_no_bit(same_threads: None) -> None:
         found.append(IALS(dim=8, device="cpu").fit(data).embeddings())
     for one, two in zip(*found, strict=True):
         assert torch.equal(one, two)
-
-
-@pytest.fixture
-def same_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_it_finds_what_other_behaviors_tell() -> None:

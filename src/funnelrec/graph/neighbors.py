@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+import torch
 
 from funnelrec.common.errors import ConfigError
+from funnelrec.common.threads import each
 
 Values = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
 Weighing = Callable[[Places, Places, Values], Values]
+Result = TypeVar("Result")
 
-PRODUCT_BUDGET = 2**24
-"""Multiplications of one block, and so the most entries that are held at one time."""
+PRODUCT_BUDGET = 2**22
+"""Multiplications of the blocks in work, and so the most entries that are held at one time."""
 
 
 def strongest_per_row(matrix: sp.csr_array, keep: int) -> sp.csr_array:
@@ -57,10 +61,10 @@ def strongest_per_row(matrix: sp.csr_array, keep: int) -> sp.csr_array:
     )
 
 
-def product_blocks(
+def row_blocks(
     left: sp.csr_array, right: sp.csr_array, *, budget: int = PRODUCT_BUDGET
-) -> Iterator[tuple[int, sp.csr_array]]:
-    """Yield a product of two sparse matrices in blocks of rows, each with its first row number.
+) -> Iterator[slice]:
+    """Yield rows of the left matrix whose product with the right one is about equally long.
 
     Parameters
     ----------
@@ -77,8 +81,52 @@ def product_blocks(
     while start < end:
         stop = int(np.searchsorted(done, done[start] + budget, side="right")) - 1
         stop = min(max(stop, start + 1), end)
-        yield start, (left[start:stop] @ right).tocsr()
+        yield slice(start, stop)
         start = stop
+
+
+def products(
+    left: sp.csr_array,
+    right: sp.csr_array,
+    use: Callable[[int, sp.csr_array], Result],
+    *,
+    budget: int = PRODUCT_BUDGET,
+) -> list[Result]:
+    """Return what is made of a product of two sparse matrices, block of rows by block of rows.
+
+    Torch's number of threads work on as many blocks at a time.
+
+    Parameters
+    ----------
+    left, right
+        Shapes ``(m, k)`` and ``(k, n)``.
+    use
+        Given the first row number of a block and the block; called by several threads at a time.
+    budget
+        Bound on the multiplications of the blocks in work; a single row may exceed it.
+    """
+    threads = torch.get_num_threads()
+
+    def made(here: slice) -> Result:
+        return use(here.start, (left[here] @ right).tocsr())
+
+    return each(made, row_blocks(left, right, budget=budget // threads), threads=threads)
+
+
+def write_product(
+    left: sp.csr_array,
+    right: sp.csr_array,
+    table: npt.NDArray[Any],
+    *,
+    budget: int = PRODUCT_BUDGET,
+) -> None:
+    """Write the entries of a product of two sparse matrices into a dense table of its shape."""
+
+    def write(start: int, product: sp.csr_array) -> None:
+        rows = start + np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
+        table[rows, product.indices] = product.data
+
+    products(left, right, write, budget=budget)
 
 
 def neighbors(
@@ -99,13 +147,13 @@ def neighbors(
     keep
         Entries a row beside the diagonal; ties with the last one are kept, too.
     weigh
-        Given row numbers, column numbers and products, returns what is compared and kept; 0 or
-        less is dropped. The products themselves if not given.
+        Given row numbers, column numbers and products, returns what is compared and kept, in
+        several threads at a time; 0 or less is dropped. The products themselves if not given.
     own
         Factor on the diagonal, which is never cut; 0 drops it.
     budget
-        Bound on the multiplications of one block (a single row may exceed it): memory, never
-        the result.
+        Bound on the multiplications of the blocks in work (a single row may exceed it): memory,
+        never the result.
 
     Returns
     -------
@@ -113,8 +161,8 @@ def neighbors(
         float32, shape ``(n, n)``, sorted indices.
     """
     size = int(left.shape[0])
-    blocks = []
-    for start, product in product_blocks(left, right, budget=budget):
+
+    def strongest(start: int, product: sp.csr_array) -> sp.csr_array:
         stop = start + product.shape[0]
         rows = np.repeat(np.arange(start, stop, dtype=np.int64), np.diff(product.indptr))
         columns = product.indices.astype(np.int64)
@@ -126,8 +174,9 @@ def neighbors(
         cut = strongest_per_row(_selected(product, values, others), keep)
         if own > 0:
             cut = (cut + _selected(product, values * np.float32(own), same)).tocsr()
-        blocks.append(cut)
-    whole = sp.vstack(blocks, format="csr")
+        return cut
+
+    whole = sp.vstack(products(left, right, strongest, budget=budget), format="csr")
     result = sp.csr_array((whole.data, whole.indices, whole.indptr), shape=(size, size))
     result.sort_indices()
     return result

@@ -20,7 +20,7 @@ from funnelrec.common.errors import CapabilityError, ConfigError
 from funnelrec.data.dataset import TrainingData
 from funnelrec.data.histories import Histories
 from funnelrec.data.sizes import Sizes
-from funnelrec.graph.neighbors import product_blocks
+from funnelrec.graph.neighbors import write_product
 from funnelrec.models.base import Capabilities, FitOptions, register
 from funnelrec.models.space import PerAuxiliary, Range, SearchSpace
 from funnelrec.models.weighted import WeightedRecommender, WeightedSettings, filled
@@ -223,9 +223,7 @@ def gram_matrix(profiles: sp.csr_array) -> npt.NDArray[np.float32]:
     """Return :math:`X^T X`, dense, float32, shape ``(n_items, n_items)``."""
     n_items = int(profiles.shape[1])
     gram = np.zeros((n_items, n_items), dtype=np.float32)
-    for start, product in product_blocks(profiles.T.tocsr(), profiles):
-        rows = start + np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
-        gram[rows, product.indices] = product.data
+    write_product(profiles.T.tocsr(), profiles, gram)
     return gram
 
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from funnelrec.data.interactions import LongArray
-from funnelrec.graph.neighbors import product_blocks
+from funnelrec.graph.neighbors import products, write_product
 from funnelrec.models.funnel.candidates import Candidates, Doubles, Floats
 
-BLOCK = 2**20
-"""Entries (candidate and item of the context) held at one time."""
+BLOCK = 2**17
+"""Entries (candidate and item of the context) that a thread holds at one time."""
 
 SIDE_BY_SIDE = 4
 """Counts kept of one pair of items: four of two bytes are one number of eight."""
@@ -58,15 +58,13 @@ class PairCounts:
             self._kept = kept
             dense = np.zeros((self.n_items, self.n_items, SIDE_BY_SIDE), dtype=kept)
             for place, (left, right) in enumerate(pairs):
-                for start, product in product_blocks(left.T.tocsr(), right):
-                    rows = start + np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
-                    dense[rows, product.indices, place] = product.data
+                write_product(left.T.tocsr(), right, dense[:, :, place])
             # The counts of a pair as one number: gathered in one piece.
             self._dense = dense.reshape(-1).view(np.uint64 if kept.itemsize == 2 else np.complex128)
         else:
             for left, right in pairs:
-                blocks = product_blocks(left.T.tocsr(), right)
-                rows = sp.vstack([product for _, product in blocks], format="csr")
+                blocks = products(left.T.tocsr(), right, lambda _, product: product)
+                rows = sp.vstack(blocks, format="csr")
                 rows.sort_indices()
                 self._rows.append(
                     sp.csr_array(

@@ -9,7 +9,9 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+import torch
 
+from funnelrec.common.threads import each
 from funnelrec.data.interactions import Interactions, LongArray
 from funnelrec.models.funnel.candidates import (
     Candidates,
@@ -18,7 +20,7 @@ from funnelrec.models.funnel.candidates import (
     ranks_and_scores,
     totals,
 )
-from funnelrec.models.funnel.contexts import PairCounts, context_blocks
+from funnelrec.models.funnel.contexts import ContextBlock, PairCounts, context_blocks
 from funnelrec.models.funnel.moments import Moment
 
 _RANKED = (
@@ -274,29 +276,36 @@ class TouchedFeatures:
             "alike purchases",
             "after purchases",
         )
-        found = {name: np.zeros(size) for name in names}
+        of_purchases = {name: np.zeros(size) for name in names}
         owned = Candidates(
             now.purchases.indptr.astype(np.int64),
             now.purchases.indices.astype(np.int64),
             lists.n_items,
         )
-        for block in context_blocks(lists, owned):
+
+        def beside_purchases(block: ContextBlock) -> None:
             i, k = block.items, block.context
             together, pairs, _, losses = counts.at(i, k)
             near = together / (touchers[i] * touchers[k])
             close = pairs / (buyers[i] * buyers[k] + 3)
             here = block.place
-            found["near purchases"][here] = block.sums(near)
-            found["nearest purchase"][here] = block.largest(near)
-            found["bought together"][here] = block.sums(close)
-            found["most bought together"][here] = block.largest(close)
-            found["bought given purchases"][here] = block.sums(pairs / (buyers[k] * buyers[k]))
-            found["alike purchases"][here] = block.sums(near > _ALIKE)
+            of_purchases["near purchases"][here] = block.sums(near)
+            of_purchases["nearest purchase"][here] = block.largest(near)
+            of_purchases["bought together"][here] = block.sums(close)
+            of_purchases["most bought together"][here] = block.largest(close)
+            of_purchases["bought given purchases"][here] = block.sums(
+                pairs / (buyers[k] * buyers[k])
+            )
+            of_purchases["alike purchases"][here] = block.sums(near > _ALIKE)
             # Of the users who touched i and bought k, how many bought i?
             reached = block.sums(pairs + losses)
             rates = self.item_rates[lists.items[here]]
-            found["after purchases"][here] = smoothed(block.sums(pairs), reached, rates, 5)
-        for name, values in found.items():
+            of_purchases["after purchases"][here] = smoothed(block.sums(pairs), reached, rates, 5)
+
+        # Blocks write to rows of their own.
+        threads = torch.get_num_threads()
+        each(beside_purchases, context_blocks(lists, owned), threads=threads)
+        for name, values in of_purchases.items():
             table.add(name, values)
 
         names = (
@@ -318,7 +327,8 @@ class TouchedFeatures:
         found["nearest purchase against touched"] = np.zeros(size)
         still_open = ~bought
         rate, strength = self.item_rates, 2 * self._smoothing
-        for block in context_blocks(lists, touched):
+
+        def beside_touched(block: ContextBlock) -> None:
             i, k = block.items, block.context
             other = i != k
             here = block.place
@@ -356,6 +366,8 @@ class TouchedFeatures:
             found["preferred alike"][here] = smoothed(
                 block.sums(odds * alike), block.sums(alike), 0.5, 1e-3
             )
+
+        each(beside_touched, context_blocks(lists, touched), threads=threads)
         found["nearest purchase against touched"] = table["near purchases"] / (
             found["beside touched"] + 0.05
         )

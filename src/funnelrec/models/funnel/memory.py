@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from funnelrec.data.sizes import Sizes
 from funnelrec.graph.neighbors import PRODUCT_BUDGET
 from funnelrec.models.funnel.contexts import BLOCK, SIDE_BY_SIDE, kept_densely
@@ -82,7 +84,7 @@ def fitting_memory(
         "features": whole * (4 * of_pooled + _PAIR + _MAKING // 2)
         + touched * (2 * 4 * of_touched + _SUMS + _MAKING),
         "counts of pairs": _counts(config, sizes, touched, bought),
-        "contexts": 8 * _CONTEXTS * BLOCK,
+        "contexts": 8 * _CONTEXTS * BLOCK * torch.get_num_threads(),
     }
     table = max((searching, making, counting), key=lambda terms: sum(terms.values()))
     earlier = int(kept * (config.folds - 1) / config.folds)
@@ -102,7 +104,7 @@ def _preference(config: FunnelSettings, sizes: Sizes) -> tuple[dict[str, int], i
     width = min(config.dim + SPARE, users, items)
     # A user reaches the neighbors of what he did.
     reached = min(1.0, sizes.edges / max(users, 1) * config.neighbors / max(items, 1))
-    block = min(SCORES, users * items)
+    block = min(SCORES * torch.get_num_threads(), users * items)
     blocks = int(block * (_VIEWS * (_SCORE + _REACHED * reached) + _SORTED * reached))
     # Transposed and joined from blocks, twice more while one is made.
     products = _PRODUCT * min(PRODUCT_BUDGET, items * items) + 2 * _NEIGHBOR * near

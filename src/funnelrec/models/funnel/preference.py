@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+import torch
 
 from funnelrec.common.random import stream
+from funnelrec.common.threads import each
 from funnelrec.data.interactions import LongArray
 from funnelrec.graph.neighbors import neighbors, strongest_per_row
 from funnelrec.graph.pairs import pair_products
@@ -17,8 +19,8 @@ from funnelrec.models.funnel.candidates import Candidates, Floats, ranks_and_sco
 from funnelrec.models.funnel.features import Features, Table
 from funnelrec.models.funnel.moments import Moment
 
-SCORES = 2**23
-"""Scores of a block of users held at one time."""
+SCORES = 2**21
+"""Scores of a block of users, of each view, that a thread holds at one time."""
 
 SPARE = 10
 """Vectors to spare while a spectral basis is looked for."""
@@ -169,23 +171,27 @@ class Preference:
         """
         n_users, n_items = self.now.shape
         step = max(1, SCORES // max(n_items, 1))
-        keys: list[LongArray] = []
-        scores: dict[str, list[Floats]] = {name: [] for name in self.views}
         asked = np.arange(n_users) if users is None else np.flatnonzero(users)
-        for start in range(0, len(asked), step):
-            these = asked[start : start + step]
+
+        def block(these: LongArray) -> tuple[LongArray, dict[str, Floats]]:
             blocks = {
                 name: self._block(these, profiles, similar)
                 for name, (profiles, similar) in self.views.items()
             }
             row, item = _in_turns([reached for _, reached in blocks.values()], size)
-            keys.append(these[row] * n_items + item)
-            for name, (block, _) in blocks.items():
-                scores[name].append(block[row, item])
-        pools = Candidates.from_keys(np.concatenate([np.empty(0, np.int64), *keys]), self.now.shape)
+            values = {name: scores[row, item] for name, (scores, _) in blocks.items()}
+            return these[row] * n_items + item, values
+
+        parts = each(
+            block,
+            (asked[start : start + step] for start in range(0, len(asked), step)),
+            threads=torch.get_num_threads(),
+        )
+        keys = [np.empty(0, np.int64), *(keys for keys, _ in parts)]
+        pools = Candidates.from_keys(np.concatenate(keys), self.now.shape)
         found = {
-            name: np.concatenate([np.empty(0, np.float32), *parts])
-            for name, parts in scores.items()
+            name: np.concatenate([np.empty(0, np.float32), *(values[name] for _, values in parts)])
+            for name in self.views
         }
         return pools, {**found, **self.spectra(pools)}
 
