@@ -70,7 +70,9 @@ SHOP_MODELS = (
     "ease",
     "ials",
     "lightgcn",
+    "simgcl",
     "rmbrec",
+    "charm",
     "popularity",
 )
 
@@ -394,14 +396,14 @@ def _file(row: dict[str, Any], work: Path, part: str) -> Path:
     return masked_file(path) if part == MASKED else path
 
 
-def shop(noises: tuple[float, ...], seeds: list[int]) -> None:
+def shop(noises: tuple[float, ...], seeds: list[int], models: tuple[str, ...]) -> None:
     """Record every model on the simulated shop, and the flagship with a useless behavior, too."""
     for seed in seeds:
         for noise in noises:
             for useless in (None, "wave"):
                 made = simulate_shop({"noise": noise, "useless_behavior": useless}, seed=seed)
                 dataset = prepare(read_events(made.events, behaviors=made.behaviors), name="shop")
-                for model in ("funnel",) if useless else SHOP_MODELS:
+                for model in models if not useless else ("funnel",) * ("funnel" in models):
                     _on_shop(dataset, model, noise, useless, seed)
 
 
@@ -622,18 +624,19 @@ def main() -> None:
     parser.add_argument("step", choices=[*STEPS])
     parser.add_argument("--dataset", default=",".join(DATASETS), help="comma-separated")
     parser.add_argument("--tried", default="", help="names of attempts, comma-separated; all")
-    parser.add_argument("--models", default=",".join(RIVALS), help="of rivals, comma-separated")
+    parser.add_argument("--models", default="", help="of rivals and the shop, comma-separated")
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="comma-separated")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, help="keeps the figures of every user of test runs")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     names = [name for name in arguments.dataset.split(",") if name]
+    models = [name for name in arguments.models.split(",") if name]
     if arguments.step == "table":
         table()
     elif arguments.step == "rivals":
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
-        rivals(names, arguments.models.split(","), seeds, arguments.work)
+        rivals(names, models or list(RIVALS), seeds, arguments.work)
     elif arguments.step == "cost":
         cost(names)
     elif arguments.step == "significance":
@@ -649,7 +652,7 @@ def main() -> None:
     else:
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
         if arguments.step == "shop":
-            shop(NOISES, seeds)
+            shop(NOISES, seeds, tuple(models) or SHOP_MODELS)
         else:
             run(names, seeds, arguments.work)
 
