@@ -53,7 +53,7 @@ def test_a_history_is_recommended_to(run: Path, artifact: Path, tmp_path: Path) 
     assert message.endswith("leave them out, or ask with --unknown-items skip.")
     options = ("--unknown-items", "skip")
     result = funnelrec("recommend", artifact, "--history", log, *options, "--out", out)
-    assert result.stderr.startswith("warning: 1 events of the history are on 1 items")
+    assert result.stderr.startswith("warning: 1 event of the history is on 1 item that was not")
     assert pl.read_parquet(out)["item_id"][0] == items[3]
     assert "leave --user and --users-file out" in refused(
         "recommend", artifact, "--history", log, "--user", "u00001"

@@ -280,8 +280,8 @@ class TestReports:
         with pytest.warns(UserWarning, match="history") as seen:
             found = model.recommend(history=log, unknown_items="skip", k=3)
         said = sorted(str(warning.message) for warning in seen)
-        assert said[0].startswith("1 users of the history have no event that lightgcn learns from")
-        assert said[1].endswith("[999, 998]; they were left out.")
+        assert said[0].startswith("1 user of the history has no event that lightgcn learns from")
+        assert said[1].endswith("[999, 998]; left out.")
         # Nothing is known of b, who gets what is bought most.
         popular = create_model("popularity").fit(model.data)
         with warnings.catch_warnings():

@@ -32,6 +32,7 @@ from funnelrec.common.errors import (
 )
 from funnelrec.common.files import atomic_path
 from funnelrec.common.memory import out_of_memory
+from funnelrec.common.numbers import counted
 from funnelrec.common.random import stream
 from funnelrec.data.dataset import Dataset, TrainingData
 from funnelrec.data.histories import Histories
@@ -612,16 +613,20 @@ class Recommender(ABC, Generic[SettingsT]):
         if lost.height:
             names = lost[ITEM].unique(maintain_order=True)
             said = (
-                f"{lost.height} events of the history are on {len(names)} items that were not in "
-                f"the data set, for example {names.head(5).to_list()}"
+                f"{counted(lost.height, 'event')} of the history "
+                f"{'is' if lost.height == 1 else 'are'} on {counted(len(names), 'item')} that "
+                f"{'was' if len(names) == 1 else 'were'} not in the data set, for example "
+                f"{names.head(5).to_list()}"
             )
             if policy == "error":
                 raise UsageError(f"{said}; leave them out, or ask with unknown_items='skip'.")
-            warnings.warn(f"{said}; they were left out.", stacklevel=3)
-        if folded.cold.any():
+            warnings.warn(f"{said}; left out.", stacklevel=3)
+        cold = int(folded.cold.sum())
+        if cold:
             warnings.warn(
-                f"{int(folded.cold.sum())} users of the history have no event that {self.name} "
-                f"learns from ({', '.join(self.reads)}); they get what is bought most.",
+                f"{counted(cold, 'user')} of the history {'has' if cold == 1 else 'have'} no event "
+                f"that {self.name} learns from ({', '.join(self.reads)}): the answer is what is "
+                "bought most.",
                 stacklevel=3,
             )
         return folded
