@@ -61,17 +61,10 @@ def strongest_per_row(matrix: sp.csr_array, keep: int) -> sp.csr_array:
     )
 
 
-def row_blocks(
-    left: sp.csr_array, right: sp.csr_array, *, budget: int = PRODUCT_BUDGET
-) -> Iterator[slice]:
-    """Yield rows of the left matrix whose product with the right one is about equally long.
+def _row_blocks(left: sp.csr_array, right: sp.csr_array, budget: int) -> Iterator[slice]:
+    """Yield rows of the left matrix whose product takes at most so many multiplications.
 
-    Parameters
-    ----------
-    left, right
-        Shapes ``(m, k)`` and ``(k, n)``.
-    budget
-        Bound on the multiplications of one block; a single row may exceed it.
+    A single row may exceed it.
     """
     # What a row costs: for each of its entries, the size of that row on the right.
     sizes = np.diff(right.indptr).astype(np.float64)
@@ -110,7 +103,7 @@ def products(
     def made(here: slice) -> Result:
         return use(here.start, (left[here] @ right).tocsr())
 
-    return each(made, row_blocks(left, right, budget=budget // threads), threads=threads)
+    return each(made, _row_blocks(left, right, budget // threads), threads=threads)
 
 
 def write_product(
