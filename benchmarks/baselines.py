@@ -67,6 +67,9 @@ def settings_of(model: str, penalty: float) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if "practical" in registry.get(model).presets:
         settings["preset"] = "practical"
+    if model == "rmbrec":
+        # One batch a propagation, as in the papers whose rows stand beside it.
+        settings["preset"] = "single"
     if penalty:
         settings["substitution_weight"] = penalty
     return settings

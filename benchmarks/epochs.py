@@ -32,7 +32,7 @@ from funnelrec.models.gradient import GradientRecommender, Graphs
 from funnelrec.training.loop import train
 from funnelrec.training.sampling import Batch, MovableSampler, Sampler
 from machine import SIZES, Lines, described, random_pairs, split, wait
-from reproduction import CHOSEN, load
+from reproduction import CHOSEN, SINGLE, load
 
 OUT = Path(__file__).resolve().parent / "results"
 MODELS = ("lightgcn", "rmbrec", "charm")
@@ -42,7 +42,7 @@ EPOCHS = 3
 # Batches that are sensible where there are tens of millions of pairs.
 LARGE: dict[str, dict[str, Any]] = {
     "lightgcn": {"batch_size": 2**20},
-    "rmbrec": {"batch_size": 2**12, "rounds": 1},
+    "rmbrec": {**SINGLE, "batch_size": 2**12, "rounds": 1},
     "charm": {"batch_size": 2**15},
 }
 
@@ -79,8 +79,8 @@ def measured(
     kernel: Kernel | None,
 ) -> dict[str, Any]:
     """Return the line of one model on one data set."""
-    config = {**settings, "epochs": EPOCHS}
-    model = cast("GradientRecommender[Any, Any]", create_model(name, config=config, seed=0))
+    given = {**settings, "epochs": EPOCHS}
+    model = cast("GradientRecommender[Any, Any]", create_model(name, **given, seed=0))
     generator = torch.Generator().manual_seed(derived_seed(0, "weights"))
     began = time.perf_counter()
     network = model.network(data, generator).to(device)
@@ -150,7 +150,8 @@ def main() -> None:
             for name in models:
                 if name not in arguments.models:
                     continue
-                settings = LARGE[name] if graph in SIZES else CHOSEN.get(name, {})
+                chosen = {**CHOSEN, "rmbrec": SINGLE}
+                settings = LARGE[name] if graph in SIZES else chosen.get(name, {})
                 for precision in arguments.precisions:
                     for kernel in arguments.kernels or [None]:
                         try:

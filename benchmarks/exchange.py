@@ -37,8 +37,8 @@ NAME = "tmall41k_no_view"
 FILES = ("validation", "test")
 EVERY = 4
 SETTINGS: tuple[dict[str, Any], ...] = (
-    {"rrm_weight": 0.02},
-    {"rrm_weight": 0.05, "weight_decay": 1e-4, "epochs": 32},
+    {"preset": "single", "rrm_weight": 0.02},
+    {"preset": "single", "rrm_weight": 0.05, "weight_decay": 1e-4, "epochs": 32},
 )
 
 Point = dict[str, dict[str, dict[str, float]]]
@@ -85,7 +85,7 @@ class BothFiles:
 
 def curve(dataset: Dataset, settings: Mapping[str, Any]) -> Iterator[Point]:
     """Train once and return the metrics of both files at every validation."""
-    model = RMBRec(settings, seed=0, device="cpu")
+    model = RMBRec(**settings, seed=0, device="cpu")
     config = model.config.replace(evaluate_every=EVERY)
     generator = torch.Generator().manual_seed(derived_seed(0, "weights"))
     network = model.network(dataset.training, generator)

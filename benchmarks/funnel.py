@@ -108,7 +108,7 @@ TRIED: dict[str, dict[str, Any]] = {
     "three folds and one ranker: rmbrec": {
         **CHEAP,
         "companions": ["rmbrec"],
-        "companion_settings": {"rmbrec": {"preset": "fast", "epochs": 70}},
+        "companion_settings": {"rmbrec": {"epochs": 70}},
     },
     "three folds and one ranker: charm": {
         **CHEAP,

@@ -63,7 +63,7 @@ from reproduction import append, load
 RESULTS = Path(__file__).resolve().parent / "results/peers.jsonl"
 NAMES = (
     "funnelrec-rmbrec",
-    "funnelrec-rmbrec-fast",
+    "funnelrec-rmbrec-single",
     "rmbrec-release",
     "funnelrec-lightgcn",
     "funnelrec-lightgcn-default",
@@ -75,13 +75,13 @@ NAMES = (
 )
 DIM, LAYERS, PAIRS, USERS = 64, 3, 2048, 1024
 # Trained to their end by --whole, ours with a preset.
-WHOLE = {"rmbrec-release": "", "funnelrec-rmbrec": "", "funnelrec-rmbrec-fast": "fast"}
+WHOLE = {"rmbrec-release": "", "funnelrec-rmbrec": "", "funnelrec-rmbrec-single": "single"}
 # Iterations of implicit, of which validation chooses.
 ALS_ROUNDS, BPR_ROUNDS = (5, 10, 15, 30), (25, 50, 100, 200, 400, 800, 1600)
 # Model and settings of ours: batches of the original, or those of the default.
 OWN: dict[str, tuple[str, dict[str, Any]]] = {
-    "funnelrec-rmbrec": ("rmbrec", {"batch_size": USERS, "rounds": 1}),
-    "funnelrec-rmbrec-fast": ("rmbrec", dict(RMBRec.presets["fast"])),
+    "funnelrec-rmbrec": ("rmbrec", {"batch_size": USERS}),
+    "funnelrec-rmbrec-single": ("rmbrec", {**RMBRec.presets["single"], "batch_size": USERS}),
     "funnelrec-lightgcn": ("lightgcn", {"batch_size": PAIRS}),
     "funnelrec-lightgcn-default": ("lightgcn", {}),
     "funnelrec-lightgcn-fast": ("lightgcn", dict(LightGCN.presets["fast"])),

@@ -33,7 +33,7 @@ from funnelrec.data.dataset import TrainingData
 from funnelrec.models import FitOptions, create_model
 from funnelrec.models.gradient import GradientRecommender
 from machine import Lines, described
-from reproduction import CHOSEN, ROOT, between, load
+from reproduction import CHOSEN, ROOT, SINGLE, between, load
 
 PAGE = ROOT / "docs/performance.md"
 OUT = Path(__file__).resolve().parent / "results"
@@ -49,13 +49,14 @@ GRID: dict[str, list[dict[str, Any]]] = {
         for size, rate in ((1024, 1e-3), (2048, 2.5e-3), (4096, 5e-3), (16384, 1e-2), (79506, 2e-2))
     ]
     + [{"batch_size": 4096, "batches_per_propagation": 4, "learning_rate": 1e-2}],
+    # All stopped by the same rule, that of one batch a propagation.
     "rmbrec": [
-        {"batch_size": 512, "learning_rate": 1.4e-3},
-        {},
-        {"batches_per_propagation": 2, "learning_rate": 2.8e-3},
-        {"batches_per_propagation": 4, "learning_rate": 4e-3},
-        {"batches_per_propagation": 8, "learning_rate": 5.6e-3},
-        {"batch_size": 4096, "learning_rate": 4e-3},
+        {**SINGLE, "batch_size": 512, "learning_rate": 1.4e-3},
+        SINGLE,
+        {**SINGLE, "batches_per_propagation": 2, "learning_rate": 2.8e-3},
+        {**SINGLE, "batches_per_propagation": 4, "learning_rate": 4e-3},
+        {**SINGLE, "batches_per_propagation": 8, "learning_rate": 5.6e-3},
+        {**SINGLE, "batch_size": 4096, "learning_rate": 4e-3},
     ],
     "charm": [
         {"preset": "practical", "batch_size": 2048, "learning_scale": 0.7},
@@ -206,6 +207,7 @@ def table(lines: list[dict[str, Any]]) -> str:
             said = ", ".join(
                 f"{key}={value:g}" if isinstance(value, int | float) else value
                 for key, value in line["setting"].items()
+                if len(line["setting"]) == 1 or value != SINGLE["preset"]
             )
             seconds = "- | -" if each is None else f"{each:.2f} | {each * line['best_epoch']:.0f}"
             rows.append(

@@ -498,6 +498,22 @@ def test_presets_and_their_overrides() -> None:
     assert (release.pad_missing, release.rrm, release.combine) == (True, "official", "sum")
     assert RMBRec(preset="paper", rrm="official").config.rrm == "official"
     assert (paper.temperature, paper.rrm_weight, paper.orm_weight) == (0.07, 1.0, 1.0)
+    assert {one.batches_per_propagation for one in (paper, release)} == {1}
+    assert {one.learning_rate for one in (paper, release)} == {1e-3}
+    assert (paper.patience, release.patience, paper.evaluate_every) == (20, 21, 1)
+
+
+@pytest.mark.parametrize("reason", [{"substitution_weight": 0.2}, {"orm": "v2-release"}])
+def test_one_batch_a_propagation_where_more_cannot_be(reason: dict[str, Any]) -> None:
+    assert RMBRec().config.batches_per_propagation == 4
+    config, single = RMBRec(**reason).config, RMBRec(preset="single").config
+    assert config == single.replace(**reason)
+    # What is asked for stays, and what contradicts it is said.
+    assert RMBRec(**reason, learning_rate=0.01).config == config.replace(learning_rate=0.01)
+    with pytest.raises(ConfigError, match="batches_per_propagation above 1 cannot be combined"):
+        RMBRec(**reason, batches_per_propagation=4)
+    with pytest.raises(ConfigError, match="set it to 1"):
+        RMBRec().config.replace(**reason)
 
 
 @pytest.mark.parametrize(
@@ -555,8 +571,13 @@ def planted(make_dataset: Make) -> Dataset:
     )
 
 
-def test_planted_truth_is_found_through_the_auxiliary_behavior(planted: Dataset) -> None:
+# What is planted is found within the first epochs of so small a log.
+@pytest.mark.parametrize("batches", [{"preset": "single"}, {"evaluate_every": 1}])
+def test_planted_truth_is_found_through_the_auxiliary_behavior(
+    planted: Dataset, batches: dict[str, Any]
+) -> None:
     settings: dict[str, Any] = {
+        **batches,
         "dim": 8,
         "epochs": 20,
         "batch_size": 40,

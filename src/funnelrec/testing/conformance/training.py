@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -171,14 +172,20 @@ def _check_divergence(subject: Subject) -> None:
 
     def network(self: Any, data: TrainingData, generator: torch.Generator) -> nn.Module:
         made: GradientNetwork = cls.network(self, data, generator)
-        sound = made.loss
-        # An entry of the instance stands before the method of the class.
-        vars(made)["loss"] = lambda batch: {k: v * torch.nan for k, v in sound(batch).items()}
+        # An entry of the instance stands before the method of the class. The loop asks for the
+        # loss of one batch, or of several over one propagation.
+        for name in ("loss", "accumulate"):
+            if hasattr(made, name):
+                vars(made)[name] = partial(_spoilt, getattr(made, name))
         return made
 
     model = subject.make(cls=override(cls, network=network))
     refused(lambda: model.fit(subject.data()), TrainingDivergedError, "a loss of NaN")
     refused(lambda: model.score([0]), NotFittedError, "score after training diverged")
+
+
+def _spoilt(terms: Callable[[Any], Mapping[str, Tensor]], given: Any) -> dict[str, Tensor]:
+    return {name: value * torch.nan for name, value in terms(given).items()}
 
 
 CHECKS: tuple[Check, ...] = (
