@@ -40,7 +40,7 @@ from funnelrec.models import create_model
 from funnelrec.models.base import Recommender
 from funnelrec.models.folding import FoldedUsers
 from funnelrec.models.propagated import OWN_LENGTH, PropagatedRecommender
-from reproduction import CHOSEN, SINGLE, append, load, machine
+from reproduction import CHOSEN, append, load, machine
 
 RESULTS = Path(__file__).resolve().parent / "results/fold_in.jsonl"
 BAR = {"ratio of hr@10": 0.95, "milliseconds": 5.0}
@@ -215,7 +215,7 @@ def main() -> None:
 def measure(dataset: Dataset, name: str, arguments: argparse.Namespace) -> None:
     """Measure one model, add the record to the results and print it."""
     model = create_model(name)
-    settings = {**CHOSEN, "rmbrec": SINGLE}.get(name, {}).copy()
+    settings = dict(CHOSEN.get(name, {}))
     epochs = 1 if arguments.step == "time" and arguments.epochs is None else arguments.epochs
     if epochs is not None and "epochs" in model.config.model_dump():
         settings["epochs"] = epochs
