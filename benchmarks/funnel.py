@@ -585,7 +585,11 @@ def _shop(rows: list[dict[str, Any]]) -> str:
         f"| model | {' | '.join(f'noise {noise}' for noise in NOISES)} |",
         "|---" * (len(NOISES) + 1) + "|",
     ]
-    for model, useless in [(name, False) for name in SHOP_MODELS] + [("funnel", True)]:
+    # A model may have been run under a preset, too.
+    names = sorted(
+        {row["name"] for row in rows}, key=lambda name: SHOP_MODELS.index(name.split(",")[0])
+    )
+    for model, useless in [(name, False) for name in names] + [("funnel", True)]:
         cells = []
         for noise in NOISES:
             here = [
