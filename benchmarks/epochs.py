@@ -39,6 +39,8 @@ MODELS = ("lightgcn", "rmbrec", "charm")
 BEHAVIORS = ("view", "cart", "purchase")
 SHARES = (0.80, 0.12, 0.08)
 EPOCHS = 3
+# One batch a propagation, as the papers step; the common settings otherwise.
+SMALL: dict[str, dict[str, Any]] = {**CHOSEN, "rmbrec": SINGLE}
 # Batches that are sensible where there are tens of millions of pairs.
 LARGE: dict[str, dict[str, Any]] = {
     "lightgcn": {"batch_size": 2**20},
@@ -150,8 +152,7 @@ def main() -> None:
             for name in models:
                 if name not in arguments.models:
                     continue
-                chosen = {**CHOSEN, "rmbrec": SINGLE}
-                settings = LARGE[name] if graph in SIZES else chosen.get(name, {})
+                settings = LARGE[name] if graph in SIZES else SMALL.get(name, {})
                 for precision in arguments.precisions:
                     for kernel in arguments.kernels or [None]:
                         try:

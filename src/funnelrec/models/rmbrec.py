@@ -68,8 +68,8 @@ class RMBRecSettings(SubstitutionSettings, GroupedSettings):
         ge=1,
         description="Batches whose losses are averaged for one step, over one propagation. 1 is as "
         "published, and what substitution_weight and orm='v2-release' take unless told otherwise; "
-        "4, with twice its step size, is at least as accurate on validation of four logs, and on "
-        "taobao15k done in a third of the time (docs/performance.md).",
+        "4, with twice its step size, is as accurate on validation of four logs or more, and on "
+        "taobao15k done in less than half the time (docs/performance.md).",
     )
     learning_rate: float = Field(
         4e-3,
